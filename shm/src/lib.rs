@@ -1,0 +1,2 @@
+//! Shared-memory rings, arenas, doorbells and status pages: all unsafe code of shmesh.
+mod sync;
