@@ -1,0 +1,555 @@
+//! Payload memory of one publisher: chunks of a few size classes in segments added on demand.
+//!
+//! All bookkeeping is private to the publisher: no other process can corrupt it, and none is in
+//! shared memory. A chunk is free, being written (a [`Chunk`] owns it) or published, and then it
+//! counts the references that channels hold. It becomes free again with the last of them.
+//!
+//! Sizes are rounded up to four steps per power of two, so at most a quarter of a chunk is unused.
+//! Freed chunks are reused last-in first-out: the hottest memory first.
+//!
+//! Non-goals: the arena does not know channels. Getting chunks back from subscribers, and choosing
+//! whom to evict at the bound, is the publisher's (`shmesh::Publisher`).
+
+use core::alloc::Layout;
+use core::fmt;
+use core::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::ShmError;
+use crate::segment::{PeerSegment, Segment};
+
+/// Smallest chunk in bytes, and the alignment of all.
+const CHUNK_BYTES_MIN: usize = 128;
+/// Alignment of every chunk in bytes.
+pub const CHUNK_ALIGN: usize = 64;
+/// Largest chunk in bytes.
+pub const CHUNK_BYTES_MAX: usize = 1 << 30;
+/// A segment holds four chunks, but at least this many bytes ...
+const SEGMENT_BYTES_MIN: usize = 1 << 20;
+/// ... and at most these, or one chunk: more would make the first message wait for page faults.
+const SEGMENT_BYTES_MAX: usize = 32 << 20;
+const STEPS: usize = 4;
+const CLASS_COUNT: usize = (CHUNK_BYTES_MAX.ilog2() - CHUNK_BYTES_MIN.ilog2()) as usize * STEPS + 1;
+
+/// Memory at a fixed address.
+///
+/// # Safety
+/// `ptr` is valid for reads of `len` bytes for as long as the block lives, initialised, and always
+/// the same; if the block was made by a [`Store`], also for writes.
+pub unsafe trait Block: Send + Sync {
+    /// First byte.
+    fn ptr(&self) -> NonNull<u8>;
+    /// Bytes.
+    fn len(&self) -> usize;
+    /// True for a block of no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+// SAFETY: a segment is mapped, readable and writable, from creation to drop.
+unsafe impl Block for Segment {
+    fn ptr(&self) -> NonNull<u8> {
+        self.ptr()
+    }
+    fn len(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: a peer's segment is mapped readable from creation to drop, and sealed against shrinking.
+unsafe impl Block for PeerSegment {
+    fn ptr(&self) -> NonNull<u8> {
+        self.ptr()
+    }
+    fn len(&self) -> usize {
+        self.len()
+    }
+}
+
+/// Private memory, for tests and models.
+pub struct HeapBlock {
+    ptr: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: plain memory without thread affinity.
+unsafe impl Send for HeapBlock {}
+// SAFETY: access goes through raw pointers under the arena's rules.
+unsafe impl Sync for HeapBlock {}
+
+// SAFETY: allocated zeroed, freed on drop.
+unsafe impl Block for HeapBlock {
+    fn ptr(&self) -> NonNull<u8> {
+        self.ptr
+    }
+    fn len(&self) -> usize {
+        self.layout.size()
+    }
+}
+
+impl HeapBlock {
+    /// `bytes` zeroed bytes.
+    ///
+    /// # Errors
+    /// [`ShmError::NoSpace`] if there is no memory.
+    pub fn new(bytes: usize) -> Result<Self, ShmError> {
+        let no_space = || ShmError::NoSpace {
+            need: bytes as u64,
+            free: None,
+        };
+        let layout = Layout::from_size_align(bytes.max(1), CHUNK_ALIGN).map_err(|_| no_space())?;
+        // SAFETY: the size is not zero.
+        let ptr = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).ok_or_else(no_space)?;
+        Ok(Self { ptr, layout })
+    }
+}
+
+impl Drop for HeapBlock {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { std::alloc::dealloc(self.ptr.as_ptr(), self.layout) }
+    }
+}
+
+impl fmt::Debug for HeapBlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeapBlock")
+            .field("bytes", &self.layout.size())
+            .finish()
+    }
+}
+
+/// Where an arena gets its segments.
+pub trait Store {
+    /// What it gets.
+    type Block: Block + 'static;
+    /// A new zeroed block of at least `bytes` bytes, readable and writable.
+    ///
+    /// # Errors
+    /// Whatever keeps the memory from being had.
+    fn create(&mut self, bytes: usize) -> Result<Self::Block, ShmError>;
+}
+
+/// Makes [`Segment`]s: what a publisher uses.
+#[derive(Debug, Default)]
+pub struct SegmentStore;
+
+impl Store for SegmentStore {
+    type Block = Segment;
+    fn create(&mut self, bytes: usize) -> Result<Segment, ShmError> {
+        Segment::create("shmesh-arena", bytes)
+    }
+}
+
+/// Makes [`HeapBlock`]s.
+#[derive(Debug, Default)]
+pub struct HeapStore;
+
+impl Store for HeapStore {
+    type Block = HeapBlock;
+    fn create(&mut self, bytes: usize) -> Result<HeapBlock, ShmError> {
+        HeapBlock::new(bytes)
+    }
+}
+
+/// Names a chunk inside its arena.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ChunkId {
+    /// Number of the segment; never used twice.
+    pub segment: u32,
+    /// Number of the chunk in it.
+    pub index: u32,
+}
+
+/// Chunks whose writers dropped them; any thread adds, the arena takes.
+#[derive(Debug, Default)]
+struct Returns {
+    waiting: AtomicBool,
+    chunks: Mutex<Vec<ChunkId>>,
+}
+
+/// A chunk that is being written. Dropping it, on any thread, gives it back.
+#[must_use = "a chunk that is dropped is given back unpublished"]
+pub struct Chunk<B: Block> {
+    block: Arc<B>,
+    id: ChunkId,
+    offset: usize,
+    capacity: usize,
+    returns: Option<Arc<Returns>>,
+}
+
+impl<B: Block> Chunk<B> {
+    /// The whole chunk, which is at least as long as was asked for. Contents are what was there
+    /// before, zeroes at first.
+    #[must_use]
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: offset and capacity lie inside the block (see `Arena::grow`), which this handle
+        // keeps mapped and which its store made writable; its bytes are initialised. The arena
+        // gives a chunk out once until it is back, and no channel refers to it before
+        // `into_published`, so nobody else of this process has these bytes, and other processes
+        // have no reason to look.
+        let start = unsafe { self.block.ptr().add(self.offset) };
+        // SAFETY: as above.
+        unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), self.capacity) }
+    }
+
+    /// The whole chunk.
+    #[must_use]
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: as in `bytes_mut`; a shared borrow of the only handle.
+        let start = unsafe { self.block.ptr().add(self.offset) };
+        // SAFETY: as above.
+        unsafe { core::slice::from_raw_parts(start.as_ptr(), self.capacity) }
+    }
+
+    /// Ends writing. The chunk now has one reference, the caller's, to be given to
+    /// [`Arena::release`] after the channels took theirs.
+    #[must_use]
+    pub fn into_published(mut self) -> ChunkId {
+        self.returns = None;
+        self.id
+    }
+
+    /// Byte offset of the chunk in its segment.
+    #[must_use]
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// The chunk's name.
+    #[must_use]
+    pub fn id(&self) -> ChunkId {
+        self.id
+    }
+}
+
+impl<B: Block> Drop for Chunk<B> {
+    fn drop(&mut self) {
+        if let Some(returns) = self.returns.take() {
+            // A poisoned list is still a list.
+            let mut chunks = returns
+                .chunks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            chunks.push(self.id);
+            // Relaxed: the list itself is under the lock.
+            returns.waiting.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<B: Block> fmt::Debug for Chunk<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chunk")
+            .field("id", &self.id)
+            .field("capacity", &self.capacity)
+            .finish()
+    }
+}
+
+#[derive(Debug)]
+struct ArenaSegment<B> {
+    block: Arc<B>,
+    chunk_bytes: usize,
+    class: usize,
+    /// References per chunk; 0 is free.
+    refs: Box<[u32]>,
+    free_count: usize,
+}
+
+/// Payload memory of one publisher.
+#[derive(Debug)]
+pub struct Arena<S: Store> {
+    store: S,
+    segments: Vec<Option<ArenaSegment<S::Block>>>,
+    free: Vec<Vec<ChunkId>>,
+    bytes: usize,
+    bytes_max: usize,
+    returns: Arc<Returns>,
+}
+
+impl<S: Store> Arena<S> {
+    /// An empty arena that grows to at most `bytes_max` bytes.
+    pub fn new(store: S, bytes_max: usize) -> Self {
+        Self {
+            store,
+            segments: Vec::new(),
+            free: (0..CLASS_COUNT).map(|_| Vec::new()).collect(),
+            bytes: 0,
+            bytes_max,
+            returns: Arc::default(),
+        }
+    }
+
+    /// Bytes of all segments.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Most bytes it may have.
+    #[must_use]
+    pub fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    /// Bytes of one chunk.
+    #[must_use]
+    pub fn chunk_bytes(&self, id: ChunkId) -> usize {
+        self.segment(id).chunk_bytes
+    }
+
+    /// A free chunk of at least `len` bytes, or `None` if the segments that are there have none:
+    /// then [`grow`](Self::grow). Does not allocate.
+    #[inline]
+    pub fn take(&mut self, len: usize) -> Option<Chunk<S::Block>> {
+        // Relaxed: see `Chunk::drop`; a chunk missed now is found at the next call.
+        if self.returns.waiting.load(Ordering::Relaxed) {
+            self.take_returns();
+        }
+        let class = class_of(len)?;
+        // Up to twice the size: cheaper than new memory.
+        let last = (class + STEPS).min(CLASS_COUNT - 1);
+        let id = (class..=last).find_map(|class| self.free[class].pop())?;
+        let segment = self.segments[id.segment as usize].as_mut()?;
+        segment.refs[id.index as usize] = 1;
+        segment.free_count -= 1;
+        Some(Chunk {
+            block: Arc::clone(&segment.block),
+            id,
+            offset: id.index as usize * segment.chunk_bytes,
+            capacity: segment.chunk_bytes,
+            returns: Some(Arc::clone(&self.returns)),
+        })
+    }
+
+    /// Adds a segment for chunks of at least `len` bytes and gives its number and memory, which
+    /// subscribers must be given before a chunk in it is published. Makes system calls.
+    ///
+    /// # Errors
+    /// [`ShmError::ArenaFull`] at the configured bound, [`ShmError::Limit`] for a message longer
+    /// than [`CHUNK_BYTES_MAX`], and whatever the store says.
+    pub fn grow(&mut self, len: usize) -> Result<(u32, Arc<S::Block>), ShmError> {
+        let class = class_of(len).ok_or(ShmError::Limit {
+            what: "message bytes",
+            max: CHUNK_BYTES_MAX as u64,
+        })?;
+        let chunk_bytes = class_bytes(class);
+        let left = self.bytes_max.saturating_sub(self.bytes);
+        let wanted = (4 * chunk_bytes)
+            .clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
+            .min(left);
+        let count = (wanted / chunk_bytes).max(1);
+        let bytes = count * chunk_bytes;
+        if bytes > left {
+            let (need, max) = (chunk_bytes as u64, self.bytes_max as u64);
+            return Err(ShmError::ArenaFull {
+                need,
+                used: self.bytes as u64,
+                max,
+            });
+        }
+        let number = u32::try_from(self.segments.len())
+            .ok()
+            .filter(|number| *number < crate::ring::ARENA_SEGMENTS_MAX)
+            .ok_or(ShmError::Limit {
+                what: "arena segments",
+                max: u64::from(crate::ring::ARENA_SEGMENTS_MAX),
+            })?;
+        let block = Arc::new(self.store.create(bytes)?);
+        assert!(
+            block.len() >= bytes,
+            "invariant: a store gives what was asked for"
+        );
+        self.segments.push(Some(ArenaSegment {
+            block: Arc::clone(&block),
+            chunk_bytes,
+            class,
+            refs: vec![0; count].into_boxed_slice(),
+            free_count: count,
+        }));
+        self.bytes += bytes;
+        let indices = (0..u32::MAX).take(count).rev();
+        self.free[class].extend(indices.map(|index| ChunkId {
+            segment: number,
+            index,
+        }));
+        Ok((number, block))
+    }
+
+    /// Adds a reference to a published chunk.
+    #[inline]
+    pub fn retain(&mut self, id: ChunkId) {
+        self.refs_mut(id, |refs| *refs += 1);
+    }
+
+    /// Takes a reference away; the last one frees the chunk.
+    #[inline]
+    pub fn release(&mut self, id: ChunkId) {
+        let mut is_free = false;
+        self.refs_mut(id, |refs| {
+            *refs -= 1;
+            is_free = *refs == 0;
+        });
+        if is_free && let Some(segment) = &mut self.segments[id.segment as usize] {
+            segment.free_count += 1;
+            self.free[segment.class].push(id);
+        }
+    }
+
+    /// Drops the segments that hold nothing, and gives their numbers.
+    pub fn retire_idle(&mut self) -> Vec<u32> {
+        self.take_returns();
+        let mut retired = Vec::new();
+        for (number, place) in (0..u32::MAX).zip(&mut self.segments) {
+            if let Some(segment) = place
+                && segment.free_count == segment.refs.len()
+            {
+                self.free[segment.class].retain(|id| id.segment != number);
+                self.bytes -= segment.refs.len() * segment.chunk_bytes;
+                *place = None;
+                retired.push(number);
+            }
+        }
+        retired
+    }
+
+    /// The segments that are there, for a subscriber that comes later.
+    pub fn segments(&self) -> impl Iterator<Item = (u32, &Arc<S::Block>)> {
+        (0..u32::MAX)
+            .zip(&self.segments)
+            .filter_map(|(number, segment)| Some((number, &segment.as_ref()?.block)))
+    }
+
+    /// Chunks that are not free.
+    #[must_use]
+    pub fn used_count(&self) -> usize {
+        let used = |segment: &ArenaSegment<_>| segment.refs.len() - segment.free_count;
+        self.segments.iter().flatten().map(used).sum()
+    }
+
+    #[cold]
+    fn take_returns(&mut self) {
+        let returns = Arc::clone(&self.returns);
+        // Relaxed: under the lock.
+        let mut chunks = returns
+            .chunks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        returns.waiting.store(false, Ordering::Relaxed);
+        for id in chunks.drain(..) {
+            self.release(id);
+        }
+    }
+
+    fn segment(&self, id: ChunkId) -> &ArenaSegment<S::Block> {
+        let segment = self.segments[id.segment as usize].as_ref();
+        segment.expect("invariant: a segment with chunks in use is not retired")
+    }
+
+    #[inline]
+    fn refs_mut(&mut self, id: ChunkId, change: impl FnOnce(&mut u32)) {
+        let segment = self.segments[id.segment as usize].as_mut();
+        let segment = segment.expect("invariant: a segment with chunks in use is not retired");
+        change(&mut segment.refs[id.index as usize]);
+    }
+}
+
+/// The class of chunks for `len` bytes.
+#[inline]
+fn class_of(len: usize) -> Option<usize> {
+    if len > CHUNK_BYTES_MAX {
+        return None;
+    }
+    let len = len.max(CHUNK_BYTES_MIN);
+    let power = len.ilog2();
+    let floor = 1_usize << power;
+    let step = (floor / STEPS).max(CHUNK_ALIGN);
+    let above = (len - floor).div_ceil(step) * step;
+    Some((power - CHUNK_BYTES_MIN.ilog2()) as usize * STEPS + above * STEPS / floor)
+}
+
+/// Bytes of a chunk of `class`.
+fn class_bytes(class: usize) -> usize {
+    let floor = CHUNK_BYTES_MIN << (class / STEPS);
+    floor + floor / STEPS * (class % STEPS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_are_tight_and_aligned() {
+        for len in (0..20_000).chain((0..200).map(|n| (1 << 20) + n * 12_345)) {
+            let bytes = class_bytes(class_of(len).unwrap());
+            assert!(
+                bytes >= len && bytes.is_multiple_of(CHUNK_ALIGN),
+                "{len} -> {bytes}"
+            );
+            assert!(len < 512 || bytes <= len + len / 4 + 1, "{len} -> {bytes}");
+        }
+        assert_eq!(
+            class_bytes(class_of(CHUNK_BYTES_MAX).unwrap()),
+            CHUNK_BYTES_MAX
+        );
+        assert_eq!(class_of(CHUNK_BYTES_MAX + 1), None);
+    }
+
+    #[test]
+    fn a_chunk_comes_back_with_its_last_reference() {
+        let mut arena = Arena::new(HeapStore, 1 << 20);
+        assert!(arena.take(1000).is_none());
+        arena.grow(1000).unwrap();
+        let mut chunk = arena.take(1000).unwrap();
+        chunk.bytes_mut().fill(7);
+        let id = chunk.into_published();
+        arena.retain(id);
+        arena.retain(id);
+        for _ in 0..3 {
+            assert_eq!(arena.used_count(), 1);
+            arena.release(id);
+        }
+        assert_eq!(arena.used_count(), 0);
+        assert_eq!(
+            arena.take(1000).unwrap().id(),
+            id,
+            "the hottest chunk is reused first"
+        );
+    }
+
+    #[test]
+    fn a_dropped_chunk_is_free_again() {
+        let mut arena = Arena::new(HeapStore, 1 << 20);
+        arena.grow(100).unwrap();
+        let chunk = arena.take(100).unwrap();
+        let id = chunk.id();
+        std::thread::spawn(move || drop(chunk)).join().unwrap();
+        assert_eq!(arena.take(100).unwrap().id(), id);
+    }
+
+    #[test]
+    fn the_bound_is_an_error_and_idle_segments_make_room() {
+        let mut arena = Arena::new(HeapStore, 4 << 20);
+        arena.grow(1 << 20).unwrap();
+        assert!(matches!(
+            arena.grow(1 << 21),
+            Err(ShmError::ArenaFull { .. })
+        ));
+        let held = arena.take(1 << 20).unwrap();
+        assert_eq!(arena.retire_idle(), Vec::<u32>::new());
+        drop(held);
+        assert_eq!(arena.retire_idle(), [0]);
+        assert_eq!(arena.bytes(), 0);
+        arena.grow(1 << 22).unwrap();
+        assert!(matches!(arena.grow(1), Err(ShmError::ArenaFull { .. })));
+        assert!(matches!(
+            arena.grow(CHUNK_BYTES_MAX + 1),
+            Err(ShmError::Limit { .. })
+        ));
+    }
+}

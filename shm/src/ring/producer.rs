@@ -1,0 +1,446 @@
+//! The writing end of a ring.
+
+use std::collections::VecDeque;
+
+use super::{ChunkRef, Corrupt, Head, KIND_CHUNK, KIND_INLINE, Mode, RingConfig};
+use super::{claimed, committed, meta_word, released, writing};
+use crate::arena::ChunkId;
+use crate::error::ShmError;
+use crate::layout::{BorrowHalf, INLINE_BYTES, RingHalf};
+use crate::sync::{Ordering, fence};
+
+/// Marks a slot whose message has no chunk, or one that was given back already.
+const NO_ENTRY: u32 = u32::MAX;
+
+/// Why a message was not put into the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PushError {
+    /// No free slot, or no free borrow entry. Never in `Mode::Overwrite` with an honest consumer.
+    Full,
+    /// The consumer's half cannot be right.
+    Corrupt(Corrupt),
+}
+
+impl From<Corrupt> for PushError {
+    fn from(corrupt: Corrupt) -> Self {
+        Self::Corrupt(corrupt)
+    }
+}
+
+/// One reference the other side has, or may take, to a chunk.
+#[derive(Clone, Copy, Debug)]
+struct Lent {
+    position: u64,
+    chunk: ChunkId,
+    /// Slot that carries the reference.
+    slot: u32,
+    live: bool,
+}
+
+/// What the borrow entry says of a lent chunk.
+enum State {
+    Unclaimed,
+    Held,
+    Released,
+}
+
+/// The writing end of a ring. One thread at a time; never blocks, and allocates only in `new`.
+#[derive(Debug)]
+pub struct Producer {
+    ring: RingHalf,
+    /// The consumer's half; read only.
+    borrows: BorrowHalf,
+    config: RingConfig,
+    /// Position of the next message.
+    next: u64,
+    /// `next` modulo the capacity, kept beside it because positions wrap.
+    slot: usize,
+    /// A cursor of the consumer seen earlier: it may have moved on since, never back.
+    cursor_seen: u64,
+    /// Mirrors `RingHead::dropped`.
+    dropped: u64,
+    /// Borrow entry of the chunk in each slot, or `NO_ENTRY`.
+    entry_of_slot: Box<[u32]>,
+    lent: Box<[Lent]>,
+    free: Vec<u32>,
+    /// Lent entries, oldest first; may name entries that are no longer live or were lent anew.
+    order: VecDeque<(u32, u64)>,
+}
+
+impl Producer {
+    /// Takes the writing end of `ring`.
+    ///
+    /// # Errors
+    /// [`ShmError::Incompatible`] if the halves have other sizes than `config` says.
+    pub fn new(ring: RingHalf, borrows: BorrowHalf, config: RingConfig) -> Result<Self, ShmError> {
+        let (capacity, entry_count) = (config.capacity(), config.entry_count());
+        expect_size("ring capacity", ring.capacity(), capacity)?;
+        expect_size("borrow table size", borrows.entry_count(), entry_count)?;
+        let entry_max = u32::try_from(entry_count).map_err(|_| ShmError::Limit {
+            what: "borrow entries",
+            max: u64::from(u32::MAX),
+        })?;
+        let unlent = Lent {
+            position: 0,
+            chunk: ChunkId::default(),
+            slot: NO_ENTRY,
+            live: false,
+        };
+        let slot = (config.start % capacity as u64) as usize;
+        if config.start != 0 {
+            for ahead in 0..capacity {
+                let before = config
+                    .start
+                    .wrapping_add(ahead as u64)
+                    .wrapping_sub(capacity as u64);
+                let idx = (slot + ahead) % capacity;
+                // Relaxed: before the first message; the half is handed over afterwards.
+                ring.slots
+                    .at(idx)
+                    .stamp
+                    .store(committed(before), Ordering::Relaxed);
+            }
+        }
+        Ok(Self {
+            ring,
+            borrows,
+            config,
+            next: config.start,
+            slot,
+            cursor_seen: config.start,
+            dropped: 0,
+            entry_of_slot: vec![NO_ENTRY; capacity].into_boxed_slice(),
+            lent: vec![unlent; entry_count].into_boxed_slice(),
+            free: (0..entry_max).rev().collect(),
+            order: VecDeque::with_capacity(2 * entry_count + 1),
+        })
+    }
+
+    /// How many messages may be pushed now. In `Mode::Overwrite` always the depth.
+    ///
+    /// # Errors
+    /// [`Corrupt`] if the consumer's cursor is one it cannot have.
+    #[inline]
+    pub fn room(&mut self) -> Result<u64, Corrupt> {
+        let depth = u64::from(self.config.depth);
+        if self.config.mode == Mode::Overwrite {
+            return Ok(depth);
+        }
+        let seen = self.next.wrapping_sub(self.cursor_seen);
+        if seen < depth {
+            return Ok(depth - seen);
+        }
+        Ok(depth - self.unread()?)
+    }
+
+    /// How many messages the consumer has not read yet: exact at the time of the look, which
+    /// costs the transfer of a cache line. In `Mode::Overwrite` at most the depth.
+    ///
+    /// # Errors
+    /// [`Corrupt`] if the consumer's cursor is one it cannot have.
+    pub fn unread(&mut self) -> Result<u64, Corrupt> {
+        let depth = u64::from(self.config.depth);
+        // Acquire: pairs with the Release store in `Consumer::advance`; what the consumer read of
+        // the slots before its cursor was read before they are written again.
+        let cursor = self.borrows.head.at(0).cursor.0.load(Ordering::Acquire);
+        let unread = self
+            .next
+            .wrapping_sub(cursor.wrapping_add(self.config.start));
+        if self.config.mode == Mode::Overwrite {
+            return Ok(unread.min(depth));
+        }
+        if unread > depth {
+            return Err(Corrupt("cursor outside the ring"));
+        }
+        self.cursor_seen = self.next.wrapping_sub(unread);
+        Ok(unread)
+    }
+
+    /// Puts a message with its payload into the ring. Wait-free.
+    ///
+    /// `reclaim` is told of each chunk reference that came back by this.
+    ///
+    /// # Errors
+    /// [`PushError::Full`] if there is no room; nothing was written then.
+    ///
+    /// # Panics
+    /// If the payload is longer than [`INLINE_BYTES`].
+    #[inline]
+    pub fn push_inline(
+        &mut self,
+        head: Head,
+        payload: &[u8],
+        reclaim: impl FnMut(ChunkId),
+    ) -> Result<(), PushError> {
+        assert!(
+            payload.len() <= INLINE_BYTES,
+            "invariant: inline payload of {}",
+            payload.len()
+        );
+        if self.room()? == 0 {
+            return Err(PushError::Full);
+        }
+        self.open_slot(reclaim);
+        let slot = self.ring.slots.at(self.slot);
+        let mut words = slot.payload.iter();
+        let (whole, rest) = payload.as_chunks::<8>();
+        for (word, bytes) in words.by_ref().zip(whole) {
+            word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
+        }
+        if !rest.is_empty() {
+            let mut last = [0; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            if let Some(word) = slot.payload.get(whole.len()) {
+                word.store(u64::from_ne_bytes(last), Ordering::Relaxed);
+            }
+        }
+        // Truncation is excluded by the assertion above.
+        #[allow(clippy::cast_possible_truncation)]
+        let meta = meta_word(payload.len() as u32, KIND_INLINE);
+        self.commit(head, meta);
+        Ok(())
+    }
+
+    /// Puts a message into the ring whose payload is in a chunk. Wait-free but for a walk over the
+    /// lent entries when none is free.
+    ///
+    /// The reference counts until `reclaim` is told of `id`, now or in a later call.
+    ///
+    /// # Errors
+    /// [`PushError::Full`] if there is no room; nothing was written or lent then.
+    pub fn push_chunk(
+        &mut self,
+        head: Head,
+        chunk: ChunkRef,
+        id: ChunkId,
+        mut reclaim: impl FnMut(ChunkId),
+    ) -> Result<(), PushError> {
+        if self.room()? == 0 {
+            return Err(PushError::Full);
+        }
+        if self.free.is_empty() {
+            self.sweep(&mut reclaim);
+        }
+        let Some(entry) = self.free.pop() else {
+            return Err(PushError::Full);
+        };
+        self.open_slot(&mut reclaim);
+        if self.order.len() > 2 * self.lent.len() {
+            self.sweep(&mut reclaim);
+        }
+        let slot_idx = self.slot;
+        self.entry_of_slot[slot_idx] = entry;
+        // A ring has at most RING_SLOTS_MAX slots.
+        #[allow(clippy::cast_possible_truncation)]
+        let lent = Lent {
+            position: self.next,
+            chunk: id,
+            slot: slot_idx as u32,
+            live: true,
+        };
+        self.lent[entry as usize] = lent;
+        self.order.push_back((entry, self.next));
+        let slot = self.ring.slots.at(slot_idx);
+        let place = u64::from(chunk.segment) | u64::from(entry) << 32;
+        slot.payload[0].store(place, Ordering::Relaxed);
+        slot.payload[1].store(chunk.offset, Ordering::Relaxed);
+        self.commit(head, meta_word(chunk.len, KIND_CHUNK));
+        Ok(())
+    }
+
+    /// Says that a message was not put into the ring, so that the consumer can count it.
+    pub fn count_dropped(&mut self) {
+        self.dropped += 1;
+        // Release: pairs with the Acquire load in `Consumer::dropped`; the messages pushed before
+        // are visible to who sees the count.
+        self.ring
+            .head
+            .at(0)
+            .dropped
+            .0
+            .store(self.dropped, Ordering::Release);
+    }
+
+    /// Messages that were never put into the ring.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Takes back what the consumer gave back, oldest first, until one that is still out.
+    #[inline]
+    pub fn collect(&mut self, mut reclaim: impl FnMut(ChunkId)) {
+        while let Some(&(entry, position)) = self.order.front() {
+            let lent = self.lent[entry as usize];
+            if lent.live && lent.position == position {
+                let State::Released = self.look_at(entry, position) else {
+                    return;
+                };
+                self.take_back(entry, &mut reclaim);
+            }
+            self.order.pop_front();
+        }
+    }
+
+    /// Takes back everything the consumer gave back. Walks over all lent entries.
+    pub fn sweep(&mut self, mut reclaim: impl FnMut(ChunkId)) {
+        for _ in 0..self.order.len() {
+            let Some((entry, position)) = self.order.pop_front() else {
+                return;
+            };
+            let lent = self.lent[entry as usize];
+            if !lent.live || lent.position != position {
+                continue;
+            }
+            match self.look_at(entry, position) {
+                State::Released => self.take_back(entry, &mut reclaim),
+                State::Unclaimed | State::Held => self.order.push_back((entry, position)),
+            }
+        }
+    }
+
+    /// Takes the oldest unread chunk away from the consumer, which will count its message as lost.
+    /// Only in `Mode::Overwrite`. True if a chunk came back.
+    pub fn evict_oldest(&mut self, mut reclaim: impl FnMut(ChunkId)) -> bool {
+        if self.config.mode == Mode::Keep {
+            return false;
+        }
+        for idx in 0..self.order.len() {
+            let (entry, position) = self.order[idx];
+            let lent = self.lent[entry as usize];
+            let in_slot = lent.live
+                && lent.position == position
+                && self.entry_of_slot[lent.slot as usize] == entry;
+            if in_slot && !matches!(self.look_at(entry, position), State::Held) {
+                let after = position.wrapping_add(self.config.capacity() as u64);
+                if self.evict(entry, after, &mut reclaim) {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Takes back every reference, for a consumer that is gone. The producer is used no more.
+    pub fn reclaim_all(&mut self, mut reclaim: impl FnMut(ChunkId)) {
+        for lent in &mut self.lent {
+            if core::mem::take(&mut lent.live) {
+                reclaim(lent.chunk);
+            }
+        }
+        self.order.clear();
+    }
+
+    /// The chunks that are lent now, as far as is known without a sweep.
+    pub fn lent(&self) -> impl Iterator<Item = ChunkId> {
+        self.lent
+            .iter()
+            .filter(|lent| lent.live)
+            .map(|lent| lent.chunk)
+    }
+
+    /// Prepares the next slot for writing: evicts what it holds.
+    #[inline]
+    fn open_slot(&mut self, mut reclaim: impl FnMut(ChunkId)) {
+        let entry = self.entry_of_slot[self.slot];
+        if entry != NO_ENTRY {
+            self.free_slot(entry, &mut reclaim);
+        }
+        if self.config.mode == Mode::Overwrite {
+            let slot = self.ring.slots.at(self.slot);
+            slot.stamp.store(writing(self.next), Ordering::Relaxed);
+            // Release fence: the invalid stamp is visible before any word of the new message is;
+            // pairs with the Acquire fence in `Consumer::still`.
+            fence(Ordering::Release);
+        }
+    }
+
+    /// Forgets the chunk that the next slot refers to, which means evicting it where the consumer
+    /// may still want it.
+    fn free_slot(&mut self, entry: u32, mut reclaim: impl FnMut(ChunkId)) {
+        match self.look_at(entry, self.lent[entry as usize].position) {
+            State::Released => self.take_back(entry, &mut reclaim),
+            State::Unclaimed if self.config.mode == Mode::Overwrite => {
+                self.evict(entry, self.next, &mut reclaim);
+            }
+            // Held; or passed by the cursor of a keeping ring, which means held.
+            State::Held | State::Unclaimed => {}
+        }
+        self.entry_of_slot[self.slot] = NO_ENTRY;
+    }
+
+    /// Makes the message that lent `entry` unreadable, as if the one at `after` were being written
+    /// over it, and takes its chunk back unless the consumer claimed it first.
+    fn evict(&mut self, entry: u32, after: u64, reclaim: impl FnMut(ChunkId)) -> bool {
+        let Lent { position, slot, .. } = self.lent[entry as usize];
+        self.ring
+            .slots
+            .at(slot as usize)
+            .stamp
+            .store(writing(after), Ordering::Relaxed);
+        // SeqCst fence: store of the stamp, then load of the borrow word; pairs with the fence
+        // between claim and stamp check in `Consumer::claim`. In the single order of the two
+        // fences one comes first, and what was stored before it is seen after the other.
+        fence(Ordering::SeqCst);
+        if let State::Held = self.look_at(entry, position) {
+            return false;
+        }
+        self.take_back(entry, reclaim);
+        true
+    }
+
+    fn look_at(&self, entry: u32, position: u64) -> State {
+        // Acquire: pairs with the Release store in `Lender::give_back`; the holder's reads of the
+        // chunk come before it is written again.
+        let word = self
+            .borrows
+            .entries
+            .at(entry as usize)
+            .load(Ordering::Acquire);
+        if word == released(position) {
+            State::Released
+        } else if word == claimed(position) {
+            State::Held
+        } else {
+            State::Unclaimed
+        }
+    }
+
+    fn take_back(&mut self, entry: u32, mut reclaim: impl FnMut(ChunkId)) {
+        let lent = &mut self.lent[entry as usize];
+        lent.live = false;
+        if let Some(in_slot) = self.entry_of_slot.get_mut(lent.slot as usize)
+            && *in_slot == entry
+        {
+            *in_slot = NO_ENTRY;
+        }
+        self.free.push(entry);
+        reclaim(lent.chunk);
+    }
+
+    fn commit(&mut self, head: Head, meta: u64) {
+        let slot = self.ring.slots.at(self.slot);
+        slot.sequence.store(head.sequence, Ordering::Relaxed);
+        slot.sent_ns.store(head.sent_ns, Ordering::Relaxed);
+        slot.meta.store(meta, Ordering::Relaxed);
+        // Release: all of the message, and the payload in its chunk, before the stamp; pairs with
+        // the Acquire load in `Consumer::try_next`.
+        slot.stamp.store(committed(self.next), Ordering::Release);
+        self.next = self.next.wrapping_add(1);
+        self.slot += 1;
+        if self.slot == self.ring.slots.len() {
+            self.slot = 0;
+        }
+    }
+}
+
+fn expect_size(what: &'static str, found: usize, expected: usize) -> Result<(), ShmError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(ShmError::Incompatible {
+        what,
+        found: found as u64,
+        expected: expected as u64,
+    })
+}
