@@ -356,7 +356,7 @@ impl<S: Store> Arena<S> {
         let number = u32::try_from(self.segments.len())
             .ok()
             .filter(|number| *number < crate::ring::ARENA_SEGMENTS_MAX)
-            .ok_or(ShmError::Limit {
+            .ok_or_else(|| ShmError::Limit {
                 what: "arena segments",
                 max: u64::from(crate::ring::ARENA_SEGMENTS_MAX),
             })?;

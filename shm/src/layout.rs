@@ -70,6 +70,8 @@ pub(crate) struct RingHead {
     magic: AtomicU64,
     layout: AtomicU64,
     capacity: AtomicU64,
+    /// Sequence of the first message put into the ring or dropped; stored before either.
+    pub(crate) first: AtomicU64,
     /// Messages that were never put into the ring, so far. Its own line: written on loss only.
     pub(crate) dropped: Apart,
 }
@@ -131,6 +133,7 @@ unsafe impl Words for RingHead {
             magic: word(),
             layout: word(),
             capacity: word(),
+            first: word(),
             dropped: Apart(word()),
         }
     }
@@ -206,7 +209,7 @@ impl<T: Words> Memory<T> {
     }
 
     /// `len` values at `offset` of a mapping of `bytes` bytes that `owner` keeps.
-    fn in_mapping(
+    pub(crate) fn in_mapping(
         base: NonNull<u8>,
         bytes: usize,
         offset: usize,

@@ -72,6 +72,12 @@ impl RingConfig {
         }
     }
 
+    /// Slot of the first message.
+    #[allow(clippy::cast_possible_truncation)] // below the capacity
+    const fn first_slot(&self) -> usize {
+        (self.start % self.capacity() as u64) as usize
+    }
+
     /// Entries of the borrow table: one for every unread and every held chunk, and two for claims
     /// that are being given up.
     #[must_use]
@@ -82,7 +88,10 @@ impl RingConfig {
     /// Both halves on private memory.
     #[must_use]
     pub fn halves_on_heap(&self) -> (RingHalf, BorrowHalf) {
-        (RingHalf::on_heap(self.capacity()), BorrowHalf::on_heap(self.entry_count()))
+        (
+            RingHalf::on_heap(self.capacity()),
+            BorrowHalf::on_heap(self.entry_count()),
+        )
     }
 }
 
@@ -128,7 +137,9 @@ pub struct Lender {
 
 impl fmt::Debug for Lender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lender").field("bytes", &self.block.len()).finish_non_exhaustive()
+        f.debug_struct("Lender")
+            .field("bytes", &self.block.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -136,7 +147,10 @@ impl Lender {
     fn give_back(&self, entry: u32, tag: u64) {
         // Release: the holder's reads of the chunk come before the producer's Acquire load of this
         // word in `Producer::look_at`, after which the chunk may be written again.
-        self.borrows.entries.at(entry as usize).store(released(tag), Ordering::Release);
+        self.borrows
+            .entries
+            .at(entry as usize)
+            .store(released(tag), Ordering::Release);
         if let Some(space) = &self.space {
             space.ring_if_parked();
         }

@@ -49,14 +49,14 @@ impl<A: 'static> View<A> {
     /// Looks for the value with `find`, which gets the payload and gives a reference into it.
     ///
     /// # Errors
-    /// The body and what `find` said.
+    /// What `find` said; the payload is given back then.
     ///
     /// # Panics
     /// If `find` gives a reference to something outside the payload.
     pub fn find<E>(
         body: Body,
         find: impl for<'a> FnOnce(&'a [u8]) -> Result<&'a A, E>,
-    ) -> Result<Self, (Body, E)> {
+    ) -> Result<Self, E> {
         const { assert!(align_of::<A>() <= 16, "payloads are aligned to 16 bytes") };
         let bytes = body.bytes();
         let offset = match find(bytes) {
@@ -70,7 +70,7 @@ impl<A: 'static> View<A> {
                 );
                 offset
             }
-            Err(error) => return Err((body, error)),
+            Err(error) => return Err(error),
         };
         Ok(Self {
             body,

@@ -185,8 +185,8 @@ pub struct Consumer {
     next: u64,
     /// `next` modulo the capacity.
     slot: usize,
-    /// Sequence the next message has if none is lost.
-    expected: u64,
+    /// Sequence the next message has if none is lost; unknown before the first message.
+    expected: Option<u64>,
     /// Positions that were overwritten before they were read.
     overwritten: u64,
     /// By number of the arena segment.
@@ -195,8 +195,7 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// Takes the reading end of `ring`. `first_sequence` is the number of the first message the
-    /// producer puts into it or drops. `space` is rung whenever there is new room.
+    /// Takes the reading end of `ring`. `space` is rung whenever there is new room.
     ///
     /// # Errors
     /// [`ShmError::Incompatible`] if the halves have other sizes than `config` says.
@@ -204,7 +203,6 @@ impl Consumer {
         ring: RingHalf,
         borrows: BorrowHalf,
         config: RingConfig,
-        first_sequence: u64,
         space: Option<Arc<Ringer>>,
     ) -> Result<Self, ShmError> {
         let sizes_found = (ring.capacity(), borrows.entry_count());
@@ -216,12 +214,12 @@ impl Consumer {
             });
         }
         Ok(Self {
-            slot: (config.start % config.capacity() as u64) as usize,
+            slot: config.first_slot(),
             ring,
             borrows,
             config,
             next: config.start,
-            expected: first_sequence,
+            expected: None,
             overwritten: 0,
             lenders: Vec::new(),
             space,
@@ -343,11 +341,11 @@ impl Consumer {
                 _ => return Err(Corrupt("unknown kind of payload")),
             };
             let Some(body) = body else { continue };
-            let lost = sequence.wrapping_sub(self.expected);
+            let lost = sequence.wrapping_sub(self.expected.unwrap_or_else(|| self.first()));
             if lost > u64::MAX / 2 {
                 return Err(Corrupt("sequence goes back"));
             }
-            self.expected = sequence.wrapping_add(1);
+            self.expected = Some(sequence.wrapping_add(1));
             self.advance();
             return Ok(Some(Received {
                 sequence,
@@ -357,6 +355,12 @@ impl Consumer {
             }));
         }
         Ok(None)
+    }
+
+    #[cold]
+    fn first(&self) -> u64 {
+        // Relaxed: stored before the stamp that was loaded with Acquire.
+        self.ring.head.at(0).first.load(Ordering::Relaxed)
     }
 
     /// In a ring with more slots than its depth: true if the next message is older than that.
@@ -391,6 +395,7 @@ impl Consumer {
     #[inline]
     fn copy_inline(&self, slot: &Slot, meta: u64) -> Option<Body> {
         // Bounded before it is used: a torn or hostile length copies at most the slot.
+        #[allow(clippy::cast_possible_truncation)]
         let len = (meta & u64::from(u32::MAX)).min(INLINE_BYTES as u64) as usize;
         let mut bytes = [[0; 8]; INLINE_WORDS];
         for (word, bytes) in slot.payload.iter().zip(&mut bytes).take(len.div_ceil(8)) {
@@ -478,7 +483,7 @@ impl Consumer {
         if self.config.mode == Mode::Keep {
             return Err(Corrupt("overwritten though it may not be"));
         }
-        if ahead < capacity || ahead % capacity != 0 {
+        if ahead < capacity || !ahead.is_multiple_of(capacity) {
             return Err(Corrupt("stamp of another slot"));
         }
         self.skip(ahead - capacity + 1);

@@ -36,7 +36,7 @@ fn config(depth: u32, mode: Mode) -> RingConfig {
 fn ends(config: RingConfig) -> (Producer, Consumer) {
     let (ring, borrows) = config.halves_on_heap();
     let producer = Producer::new(ring.clone(), borrows.clone(), config).unwrap();
-    let mut consumer = Consumer::new(ring, borrows, config, 0, None).unwrap();
+    let mut consumer = Consumer::new(ring, borrows, config, None).unwrap();
     consumer
         .add_segment(0, Arc::new(HeapBlock::new(1024).unwrap()))
         .unwrap();

@@ -86,7 +86,7 @@ impl Producer {
             slot: NO_ENTRY,
             live: false,
         };
-        let slot = (config.start % capacity as u64) as usize;
+        let slot = config.first_slot();
         if config.start != 0 {
             for ahead in 0..capacity {
                 let before = config
@@ -114,6 +114,17 @@ impl Producer {
             free: (0..entry_max).rev().collect(),
             order: VecDeque::with_capacity(2 * entry_count + 1),
         })
+    }
+
+    /// Says which sequence the first message has that is put into the ring or dropped. To be
+    /// called once, before that; it is 0 otherwise.
+    pub fn begin(&mut self, first_sequence: u64) {
+        // Relaxed: published by the Release of the first stamp.
+        self.ring
+            .head
+            .at(0)
+            .first
+            .store(first_sequence, Ordering::Relaxed);
     }
 
     /// How many messages may be pushed now. In `Mode::Overwrite` always the depth.

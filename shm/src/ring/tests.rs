@@ -19,7 +19,7 @@ fn config(depth: u32, mode: Mode) -> RingConfig {
 fn halves_and_ends(config: RingConfig) -> (RingHalf, BorrowHalf, Producer, Consumer) {
     let (ring, borrows) = config.halves_on_heap();
     let producer = Producer::new(ring.clone(), borrows.clone(), config).unwrap();
-    let consumer = Consumer::new(ring.clone(), borrows.clone(), config, 0, None).unwrap();
+    let consumer = Consumer::new(ring.clone(), borrows.clone(), config, None).unwrap();
     (ring, borrows, producer, consumer)
 }
 
