@@ -418,13 +418,7 @@ impl Ringer {
         event: Event,
         fencing: Fencing,
     ) -> Result<Self, ShmError> {
-        Self::new(
-            page.words.clone(),
-            WordOf::Local(Arc::clone(page)),
-            index,
-            event,
-            fencing,
-        )
+        Self::new(page.words.clone(), index, event, fencing)
     }
 
     /// For a receiver of another process.
@@ -437,13 +431,7 @@ impl Ringer {
         event: Event,
         fencing: Fencing,
     ) -> Result<Self, ShmError> {
-        Self::new(
-            page.words.clone(),
-            WordOf::Peer(Arc::clone(page)),
-            index,
-            event,
-            fencing,
-        )
+        Self::new(page.words.clone(), index, event, fencing)
     }
 
     fn new(
@@ -463,7 +451,6 @@ impl Ringer {
             state: RingState::new(),
             event,
             fencing,
-            _page: page,
         })
     }
 

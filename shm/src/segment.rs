@@ -226,6 +226,7 @@ mod tests {
 
     use super::*;
 
+    #[allow(clippy::unwrap_used)]
     fn handed_over(segment: &Segment) -> OwnedFd {
         segment.fd().try_clone_to_owned().unwrap()
     }

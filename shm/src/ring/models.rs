@@ -2,6 +2,8 @@
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p shmesh-shm --release --lib models`.
 
+#![allow(clippy::unwrap_used, clippy::type_complexity)] // tests may panic
+
 use std::sync::Arc;
 
 use loom::cell::UnsafeCell;

@@ -1,5 +1,7 @@
 //! The ring's promises with both ends in one process; also run under miri.
 
+#![allow(clippy::unwrap_used, clippy::type_complexity)] // tests may panic
+
 use std::sync::Arc;
 
 use super::{Body, ChunkRef, Consumer, Corrupt, Head, Mode, Producer, PushError, RingConfig};
