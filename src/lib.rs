@@ -1,1 +1,45 @@
-//! x
+//! Zero-copy messaging for robots.
+#![deny(unsafe_code)]
+
+pub mod limits;
+pub mod name;
+
+mod error;
+pub use error::{Error, Holder, RecvError};
+
+mod id;
+pub use id::{HostId, NodeId};
+
+mod message;
+pub use message::{Message, Payload, Raw, Validation};
+pub use shmesh_shm::Trusted;
+
+mod node;
+pub use node::{COORDINATOR_VARIABLE, Node, NodeBuilder, RUNTIME_DIR_VARIABLE, with_port};
+
+mod publisher;
+pub use publisher::{ArchiveWriter, Loan, Publisher, PublisherBuilder, PublisherStats, Sent};
+
+mod subscriber;
+pub use subscriber::{Subscriber, SubscriberBuilder, SubscriberStats};
+
+mod sample;
+pub use sample::Sample;
+
+mod endpoint;
+pub use endpoint::Overflow;
+
+mod wait;
+
+pub mod topology;
+
+pub mod coordinator;
+pub use coordinator::Coordinator;
+
+pub mod membership;
+
+pub mod link;
+
+mod driver;
+
+pub use rkyv;

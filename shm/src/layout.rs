@@ -198,7 +198,7 @@ unsafe impl<T: Words> Sync for Memory<T> {}
 
 impl<T: Words> Memory<T> {
     /// Zeroed private memory.
-    fn on_heap(len: usize) -> Self {
+    pub(crate) fn on_heap(len: usize) -> Self {
         let cells: Arc<[T]> = (0..len).map(|_| T::zeroed()).collect();
         let ptr = NonNull::from(&cells[..]).cast();
         Self {

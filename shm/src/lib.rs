@@ -40,3 +40,6 @@ pub use view::{Trusted, View};
 pub mod doorbell;
 mod park;
 pub use doorbell::{BellPage, Event, Fencing, Parker, PeerBellPage, Ringer, register_membarrier};
+
+pub mod status;
+pub use status::{Counter, Counters, StatusPage, StatusReader};

@@ -29,9 +29,9 @@ const SEALS: SealFlags = SealFlags::SHRINK
     .union(SealFlags::FUTURE_WRITE);
 
 /// A mapping that ends with its owner.
-struct Mapping {
-    ptr: NonNull<u8>,
-    len: usize,
+pub(crate) struct Mapping {
+    pub(crate) ptr: NonNull<u8>,
+    pub(crate) len: usize,
 }
 
 // SAFETY: memory has no thread affinity; what is shared in it is accessed as the types laid over
@@ -42,7 +42,7 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps the first `len` bytes of `fd`, all pages present.
-    fn new(fd: BorrowedFd<'_>, len: usize, access: ProtFlags) -> Result<Self, ShmError> {
+    pub(crate) fn new(fd: BorrowedFd<'_>, len: usize, access: ProtFlags) -> Result<Self, ShmError> {
         let flags = MapFlags::SHARED | MapFlags::POPULATE;
         // SAFETY: a new mapping at an address the kernel chooses touches no other memory.
         let mapped = unsafe { rustix::mm::mmap(core::ptr::null_mut(), len, access, flags, fd, 0) };

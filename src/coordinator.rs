@@ -1,0 +1,412 @@
+//! The coordinator: tells nodes about each other. No message ever passes through it.
+//!
+//! Nodes register and keep their place by saying something at least every lease. Each gets one
+//! snapshot, then versioned deltas. A first change goes out at once; those that follow within
+//! [`DELTA_COALESCE_MS`] go out together. A node that reads too slowly gets a new snapshot instead
+//! of a queue of history. Each run has its own, growing epoch.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::endpoint::lock;
+use crate::error::Error;
+use crate::id::{NodeId, random_bytes};
+use crate::limits::{
+    ACCEPT_PAUSE_MS, CHANGES_PER_FRAME_MAX, CONNECTIONS_MAX, DELTA_COALESCE_MS,
+    DELTA_QUEUE_FRAMES_MAX, HANDSHAKE_MS_MAX, HEARTBEAT_MS, LEASE_MS,
+};
+use crate::link::handshake::{Hello, Side};
+use crate::link::wire::{self, Kind};
+use crate::membership::{FrameReader, FromCoordinator, FromNode, write_all};
+use crate::name::escaped;
+use crate::topology::{Change, Topology};
+
+/// A coordinator that listens, and works while [`run`](Self::run) is polled.
+#[derive(Debug)]
+pub struct Coordinator {
+    listener: TcpListener,
+    mesh: Arc<Mesh>,
+    lease: Duration,
+}
+
+#[derive(Debug)]
+struct Mesh {
+    epoch: u64,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    topology: Topology,
+    version: u64,
+    /// Applied, but not yet sent to the watchers.
+    pending: Vec<Change>,
+    watchers: HashMap<NodeId, Watcher>,
+    connection_count: u64,
+}
+
+#[derive(Debug)]
+struct Watcher {
+    /// Which connection; a later one of the same node replaces it.
+    connection: u64,
+    frames: mpsc::Sender<Arc<Vec<u8>>>,
+    /// True if frames were left out: it needs a snapshot.
+    is_behind: bool,
+}
+
+impl Coordinator {
+    /// Listens at `address` (`host:port`; port 0 takes a free one).
+    ///
+    /// # Errors
+    /// [`Error::AddressInUse`], or [`Error::Io`] if the address cannot be listened at.
+    pub async fn bind(address: &str) -> Result<Self, Error> {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| match source.kind() {
+                std::io::ErrorKind::AddrInUse => Error::AddressInUse {
+                    address: address.into(),
+                },
+                _ => Error::Io {
+                    what: "listen at that address",
+                    source,
+                },
+            })?;
+        let mesh = Arc::new(Mesh {
+            epoch: new_epoch()?,
+            state: Mutex::default(),
+            changed: Notify::new(),
+        });
+        Ok(Self {
+            listener,
+            mesh,
+            lease: Duration::from_millis(LEASE_MS),
+        })
+    }
+
+    /// Nodes that say nothing for this long are taken for dead; three seconds unless set.
+    #[must_use]
+    pub fn with_lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system does not say.
+    pub fn local_addr(&self) -> Result<SocketAddr, Error> {
+        let address = self.listener.local_addr();
+        address.map_err(|source| Error::Io {
+            what: "ask for the own address",
+            source,
+        })
+    }
+
+    /// Which run this is: greater than that of every earlier one, as far as the clock is right.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.mesh.epoch
+    }
+
+    /// Works until `shutdown` is ready.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(broadcast(Arc::clone(&self.mesh)));
+        tokio::pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                Some(_) = tasks.join_next() => continue,
+                () = &mut shutdown => return,
+            };
+            match accepted {
+                Ok((stream, address)) => {
+                    let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+                        continue;
+                    };
+                    let (mesh, lease) = (Arc::clone(&self.mesh), self.lease);
+                    tasks.spawn(async move {
+                        if let Err(error) = serve(&mesh, stream, lease).await {
+                            tracing::info!(%address, %error, "node gone");
+                        }
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely: those who are in keep theirs, and a pause
+                    // keeps the loop from spinning.
+                    tracing::warn!(%error, "cannot accept");
+                    tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Seconds of the wall clock above, random bits below.
+fn new_epoch() -> Result<u64, Error> {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let random = u32::from_le_bytes(random_bytes()?);
+    Ok(now.tv_sec.cast_unsigned() << 32 | u64::from(random))
+}
+
+/// One connection, from the handshake to its end.
+async fn serve(mesh: &Arc<Mesh>, stream: TcpStream, lease: Duration) -> Result<(), Error> {
+    let io = |source| Error::Io {
+        what: "set up the connection",
+        source,
+    };
+    stream.set_nodelay(true).map_err(io)?;
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = FrameReader::new(reader);
+    reader.set_lease(lease);
+    let deadline = Duration::from_millis(HANDSHAKE_MS_MAX);
+    let greeting = greet(mesh, &mut reader, &mut writer);
+    let first = timeout(deadline, greeting)
+        .await
+        .map_err(|_| Error::Timeout(deadline))??;
+    let FromNode::Register(info) = first else {
+        return Err(Error::Protocol("register first"));
+    };
+    let node = info.id;
+    let (frames, queue) = mpsc::channel(DELTA_QUEUE_FRAMES_MAX);
+    let connection = match mesh.register(&Change::NodeUp(info), frames) {
+        Ok(connection) => connection,
+        Err(error) => {
+            let reason = error.to_string();
+            write_all(&mut writer, &encode(&FromCoordinator::Refused { reason })?).await?;
+            return Err(error);
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = listen(mesh, &mut reader, node) => outcome,
+        outcome = talk(mesh, &mut writer, queue, node) => outcome,
+    };
+    if let Err(error) = &outcome
+        && !matches!(error, Error::Io { .. })
+    {
+        // Best effort: the node learns why, if it still reads.
+        let refused = FromCoordinator::Refused {
+            reason: error.to_string(),
+        };
+        let _ = write_all(&mut writer, &encode(&refused)?).await;
+    }
+    mesh.unregister(node, connection);
+    outcome
+}
+
+async fn greet(
+    mesh: &Mesh,
+    reader: &mut FrameReader,
+    writer: &mut OwnedWriteHalf,
+) -> Result<FromNode, Error> {
+    let ours = Hello::ours(Side::Coordinator, NodeId(u128::from(mesh.epoch)))?;
+    let theirs = reader.hello().await;
+    // Answered even if it does not fit, so that the other side sees which version is here; to
+    // garbage nothing is said.
+    if matches!(theirs, Ok(_) | Err(Error::Version { .. })) {
+        write_all(writer, &ours.encode()).await?;
+    }
+    ours.check(&theirs?, Side::Node)?;
+    reader.next(Kind::FromNode).await
+}
+
+/// Takes in what the node says, until it is gone.
+async fn listen(mesh: &Mesh, reader: &mut FrameReader, node: NodeId) -> Result<(), Error> {
+    loop {
+        match reader.next(Kind::FromNode).await? {
+            FromNode::Heartbeat => {}
+            FromNode::Update(changes) => mesh.update(node, &changes)?,
+            FromNode::Register(_) => return Err(Error::Protocol("registered twice")),
+        }
+    }
+}
+
+/// Sends the node what it must know, until the connection fails.
+async fn talk(
+    mesh: &Mesh,
+    writer: &mut OwnedWriteHalf,
+    mut queue: mpsc::Receiver<Arc<Vec<u8>>>,
+    node: NodeId,
+) -> Result<(), Error> {
+    write_all(
+        writer,
+        &encode(&FromCoordinator::Welcome { epoch: mesh.epoch })?,
+    )
+    .await?;
+    let mut heartbeat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MS));
+    loop {
+        if queue.is_empty()
+            && let Some((version, changes)) = mesh.snapshot_if_behind(node)
+        {
+            send_snapshot(writer, version, &changes).await?;
+        }
+        tokio::select! {
+            frame = queue.recv() => match frame {
+                Some(frame) => write_all(writer, &frame).await?,
+                None => return Err(Error::Protocol("replaced by a newer connection")),
+            },
+            _ = heartbeat.tick() => {
+                write_all(writer, &encode(&FromCoordinator::Heartbeat)?).await?;
+            }
+        }
+    }
+}
+
+async fn send_snapshot(
+    writer: &mut OwnedWriteHalf,
+    version: u64,
+    changes: &[Change],
+) -> Result<(), Error> {
+    let count = changes.len().div_ceil(CHANGES_PER_FRAME_MAX).max(1);
+    for idx in 0..count {
+        let start = idx * CHANGES_PER_FRAME_MAX;
+        let end = (start + CHANGES_PER_FRAME_MAX).min(changes.len());
+        let part = FromCoordinator::Snapshot {
+            version,
+            is_first: idx == 0,
+            is_last: idx + 1 == count,
+            changes: changes[start..end].to_vec(),
+        };
+        write_all(writer, &encode(&part)?).await?;
+    }
+    Ok(())
+}
+
+/// Sends deltas: at once after quiet, together when they come thick.
+async fn broadcast(mesh: Arc<Mesh>) {
+    loop {
+        mesh.changed.notified().await;
+        mesh.flush();
+        tokio::time::sleep(Duration::from_millis(DELTA_COALESCE_MS)).await;
+    }
+}
+
+fn encode(word: &FromCoordinator) -> Result<Vec<u8>, Error> {
+    Ok(wire::encode(Kind::FromCoordinator, word)?)
+}
+
+impl Mesh {
+    fn register(&self, node_up: &Change, frames: mpsc::Sender<Arc<Vec<u8>>>) -> Result<u64, Error> {
+        let node = node_up.node();
+        let mut state = lock(&self.state);
+        // A node that comes back on a new connection starts over.
+        state.apply(&Change::NodeDown(node))?;
+        state.apply(node_up)?;
+        state.connection_count += 1;
+        let connection = state.connection_count;
+        // Behind from the start: the snapshot comes first.
+        state.watchers.insert(
+            node,
+            Watcher {
+                connection,
+                frames,
+                is_behind: true,
+            },
+        );
+        drop(state);
+        self.changed.notify_one();
+        let name = escaped(&format!("{node_up:?}"));
+        tracing::debug!(%node, name, "node registered");
+        Ok(connection)
+    }
+
+    fn unregister(&self, node: NodeId, connection: u64) {
+        let mut state = lock(&self.state);
+        if state
+            .watchers
+            .get(&node)
+            .is_some_and(|watcher| watcher.connection == connection)
+        {
+            state.watchers.remove(&node);
+            let applied = state.apply(&Change::NodeDown(node));
+            debug_assert!(applied.is_ok());
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    fn update(&self, node: NodeId, changes: &[Change]) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        for change in changes {
+            let is_own = change.node() == node
+                && matches!(
+                    change,
+                    Change::EndpointUp { .. } | Change::EndpointDown { .. }
+                );
+            if !is_own {
+                return Err(Error::Protocol("a node may change its own endpoints only"));
+            }
+            state.apply(change)?;
+        }
+        drop(state);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// The whole, for a watcher that missed something, which then follows the deltas again.
+    fn snapshot_if_behind(&self, node: NodeId) -> Option<(u64, Vec<Change>)> {
+        let mut state = lock(&self.state);
+        if !state.watchers.get(&node)?.is_behind {
+            return None;
+        }
+        // What is in the snapshot must not come again as a delta of a later version.
+        state.flush();
+        state.watchers.get_mut(&node)?.is_behind = false;
+        Some((state.version, state.topology.snapshot()))
+    }
+
+    fn flush(&self) {
+        lock(&self.state).flush();
+    }
+}
+
+impl State {
+    fn apply(&mut self, change: &Change) -> Result<(), Error> {
+        if self.topology.apply(change)? {
+            self.pending.push(change.clone());
+        }
+        Ok(())
+    }
+
+    /// Sends what is pending to all watchers, encoded once.
+    fn flush(&mut self) {
+        let pending = std::mem::take(&mut self.pending);
+        for part in pending.chunks(CHANGES_PER_FRAME_MAX) {
+            self.version += 1;
+            let delta = FromCoordinator::Delta {
+                version: self.version,
+                changes: part.to_vec(),
+            };
+            match encode(&delta) {
+                Ok(frame) => self.send_all(&Arc::new(frame)),
+                Err(error) => {
+                    tracing::error!(%error, "delta left out; all watchers get a snapshot");
+                    self.watchers
+                        .values_mut()
+                        .for_each(|watcher| watcher.is_behind = true);
+                }
+            }
+        }
+    }
+
+    fn send_all(&mut self, frame: &Arc<Vec<u8>>) {
+        for watcher in self
+            .watchers
+            .values_mut()
+            .filter(|watcher| !watcher.is_behind)
+        {
+            watcher.is_behind = watcher.frames.try_send(Arc::clone(frame)).is_err();
+        }
+    }
+}

@@ -1,0 +1,696 @@
+//! The channels of a node: how they are made, over a link or inside the process, and ended.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use shmesh_shm::segment::{SEGMENT_BYTES_MAX, bytes_with_rounding};
+use shmesh_shm::{
+    BorrowHalf, Consumer, Event, Fencing, Mode, PeerBellPage, PeerSegment, Producer, RingConfig,
+    RingHalf, Ringer, Segment,
+};
+
+use crate::endpoint::{
+    ChannelKey, Outlet, PublisherIdentity, PublisherShared, RxChannel, SubscriberEvent,
+    SubscriberShared, TxChannel, lock,
+};
+use crate::error::Error;
+use crate::id::NodeId;
+use crate::limits::{CHANNELS_PER_LINK_MAX, SLOTS_PER_LINK_MAX};
+use crate::link::host::{Handed, LinkHandle};
+use crate::link::session::{Attach, LinkFrame};
+use crate::name::escaped;
+use crate::node::NodeShared;
+use crate::topology::{Endpoint, NodeInfo};
+
+/// A channel of one of our subscribers.
+#[derive(Debug)]
+struct Incoming {
+    subscriber: Arc<SubscriberShared>,
+    publisher: Arc<PublisherIdentity>,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    /// Asked for; our half waits for theirs.
+    Asked {
+        link: LinkHandle,
+        borrows: BorrowHalf,
+    },
+    Linked {
+        link: LinkHandle,
+    },
+    Local {
+        publisher: Arc<PublisherShared>,
+    },
+    /// Refused: kept so as not to ask again.
+    Refused {
+        link: LinkHandle,
+    },
+}
+
+impl Way {
+    fn link(&self) -> Option<&LinkHandle> {
+        match self {
+            Self::Asked { link, .. } | Self::Linked { link } | Self::Refused { link } => Some(link),
+            Self::Local { .. } => None,
+        }
+    }
+}
+
+/// A channel of one of our publishers over a link.
+#[derive(Debug)]
+struct Outgoing {
+    publisher: Arc<PublisherShared>,
+    slots: usize,
+}
+
+/// What a peer told about itself.
+#[derive(Debug)]
+struct Link {
+    handle: LinkHandle,
+    bells: Option<Arc<PeerBellPage>>,
+    fencing: Fencing,
+    name: String,
+}
+
+#[derive(Debug)]
+pub(super) struct Channels<'a> {
+    shared: &'a Arc<NodeShared>,
+    links: HashMap<NodeId, Link>,
+    incoming: HashMap<u64, Incoming>,
+    /// Publisher and subscriber of each incoming channel.
+    attached: HashSet<(NodeId, u32, u32)>,
+    outgoing: HashMap<ChannelKey, Outgoing>,
+}
+
+/// Numbers of channels, unique in this process: inboxes name channels by them.
+static NEXT_CHANNEL: AtomicU64 = AtomicU64::new(1);
+
+impl<'a> Channels<'a> {
+    pub(super) fn new(shared: &'a Arc<NodeShared>) -> Self {
+        Self {
+            shared,
+            links: HashMap::new(),
+            incoming: HashMap::new(),
+            attached: HashSet::new(),
+            outgoing: HashMap::new(),
+        }
+    }
+
+    /// The first word on a new link.
+    pub(super) fn greet(&mut self, link: &LinkHandle) {
+        let bells = &self.shared.bells;
+        let needs_fences = self.shared.fencing == Fencing::PerMessage;
+        let frame = LinkFrame::Bells {
+            count: bells.count(),
+            needs_fences,
+        };
+        link.send(&frame, vec![Handed::Bells(Arc::clone(bells))]);
+        let topology = lock(&self.shared.topology);
+        let name = topology.node(link.peer()).map(|node| node.name.clone());
+        let name = name.unwrap_or_else(|| link.peer().to_string());
+        let (handle, fencing) = (link.clone(), self.shared.fencing);
+        self.links.insert(
+            link.peer(),
+            Link {
+                handle,
+                bells: None,
+                fencing,
+                name,
+            },
+        );
+    }
+
+    /// Makes sure that our subscriber has a channel from that publisher, as far as it can be had
+    /// now: inside the process at once, otherwise by asking over the link once that is up.
+    pub(super) fn attach(
+        &mut self,
+        subscriber: u32,
+        node: &NodeInfo,
+        publisher: &Endpoint,
+        neighbour: Option<&Arc<NodeShared>>,
+    ) {
+        let ends = (node.id, publisher.id, subscriber);
+        let can_ask = self
+            .links
+            .get(&node.id)
+            .is_some_and(|link| link.bells.is_some());
+        if self.attached.contains(&ends) || !(can_ask || neighbour.is_some()) {
+            return;
+        }
+        let subscriber = lock(&self.shared.registry)
+            .subscribers
+            .get(&subscriber)
+            .cloned();
+        let Some(subscriber) = subscriber else { return };
+        let attached = match neighbour {
+            Some(neighbour) => self.attach_inside(&subscriber, neighbour, publisher.id),
+            None => self.ask(&subscriber, node, publisher),
+        };
+        match attached {
+            Ok(true) => {
+                self.attached.insert(ends);
+            }
+            Ok(false) => {}
+            Err(error) => {
+                let (topic, node) = (&publisher.topic, &node.name);
+                tracing::warn!(topic, node, %error, "no channel");
+            }
+        }
+    }
+
+    /// A channel between two nodes of this process, on private memory. False if the publisher is
+    /// gone.
+    fn attach_inside(
+        &mut self,
+        subscriber: &Arc<SubscriberShared>,
+        neighbour: &Arc<NodeShared>,
+        publisher: u32,
+    ) -> Result<bool, Error> {
+        let publisher = lock(&neighbour.registry)
+            .publishers
+            .get(&publisher)
+            .cloned();
+        let Some(publisher) = publisher else {
+            return Ok(false);
+        };
+        let channel = NEXT_CHANNEL.fetch_add(1, Ordering::Relaxed);
+        let fencing = self.shared.fencing;
+        let bell = subscriber.bell.try_clone()?;
+        let bell = Ringer::local(&self.shared.bells, subscriber.bell_index, bell, fencing)?;
+        let space = match subscriber.overflow.deadline() {
+            Some(_) => {
+                let event = publisher.bell.try_clone()?;
+                Some(Ringer::local(
+                    &neighbour.bells,
+                    publisher.bell_index,
+                    event,
+                    fencing,
+                )?)
+            }
+            None => None,
+        };
+        let (ring, borrows) = subscriber.ring.halves_on_heap();
+        let producer = Producer::new(ring.clone(), borrows.clone(), subscriber.ring)?;
+        let consumer = Consumer::new(ring, borrows, subscriber.ring, space.map(Arc::new))?;
+        let identity = Arc::clone(&publisher.identity);
+        subscriber.tell(SubscriberEvent::Add(Box::new(RxChannel {
+            channel,
+            consumer,
+            publisher: Arc::clone(&identity),
+            is_closed: false,
+        })));
+        let key = ChannelKey {
+            subscriber_node: self.shared.info.id,
+            channel,
+        };
+        let tx = TxChannel {
+            key,
+            subscriber_name: self.shared.info.name.clone(),
+            producer,
+            bell: Arc::new(bell),
+            deadline: subscriber.overflow.deadline(),
+            is_blocked: false,
+        };
+        let outlet = Outlet::Local {
+            subscriber: Arc::clone(subscriber),
+            channel,
+        };
+        if !publisher.add(tx, outlet) {
+            subscriber.tell(SubscriberEvent::Closed { channel });
+            return Ok(false);
+        }
+        let (subscriber, way) = (Arc::clone(subscriber), Way::Local { publisher });
+        self.incoming.insert(
+            channel,
+            Incoming {
+                subscriber,
+                publisher: identity,
+                way,
+            },
+        );
+        Ok(true)
+    }
+
+    /// Asks the publisher's node for a channel.
+    fn ask(
+        &mut self,
+        subscriber: &Arc<SubscriberShared>,
+        node: &NodeInfo,
+        publisher: &Endpoint,
+    ) -> Result<bool, Error> {
+        let Some(link) = self.links.get(&node.id).map(|link| link.handle.clone()) else {
+            return Ok(false);
+        };
+        let channel = NEXT_CHANNEL.fetch_add(1, Ordering::Relaxed);
+        let ring = subscriber.ring;
+        let bytes = BorrowHalf::bytes(ring.entry_count());
+        let segment = Arc::new(Segment::create("shmesh-borrows", bytes)?);
+        let borrows = BorrowHalf::create_in(&segment, ring.entry_count())?;
+        let event = subscriber.bell.try_clone()?;
+        let deadline = subscriber.overflow.deadline();
+        let attach = Attach {
+            channel,
+            publisher: publisher.id,
+            topic: publisher.topic.clone(),
+            ty: subscriber.endpoint.ty.clone(),
+            depth: ring.depth,
+            held_max: ring.held_max,
+            overwrites: ring.mode == Mode::Overwrite,
+            block_ns: deadline.map(|max| u64::try_from(max.as_nanos()).unwrap_or(u64::MAX)),
+            bell: subscriber.bell_index,
+        };
+        let handed = vec![Handed::Segment(segment), Handed::Event(event)];
+        link.send(&LinkFrame::Attach(attach), handed);
+        let identity = PublisherIdentity {
+            node: node.id,
+            endpoint: publisher.id,
+            node_name: node.name.clone(),
+        };
+        let (subscriber, publisher) = (Arc::clone(subscriber), Arc::new(identity));
+        let way = Way::Asked { link, borrows };
+        self.incoming.insert(
+            channel,
+            Incoming {
+                subscriber,
+                publisher,
+                way,
+            },
+        );
+        Ok(true)
+    }
+
+    /// Takes in what a peer said.
+    ///
+    /// # Errors
+    /// What no correct peer does; the link must be ended.
+    pub(super) fn on_frame(
+        &mut self,
+        link: &LinkHandle,
+        frame: LinkFrame,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Error> {
+        let mut descriptors = descriptors.into_iter();
+        let mut next = || {
+            descriptors
+                .next()
+                .ok_or(Error::Protocol("descriptor missing"))
+        };
+        match frame {
+            LinkFrame::Bells {
+                count,
+                needs_fences,
+            } => {
+                let page = PeerBellPage::map(next()?, count)?;
+                if let Some(known) = self.links.get_mut(&link.peer()) {
+                    known.bells = Some(page);
+                    if needs_fences {
+                        known.fencing = Fencing::PerMessage;
+                    }
+                }
+            }
+            LinkFrame::Attach(attach) => self.on_attach(link, &attach, next()?, next()?)?,
+            LinkFrame::Attached { channel, bell } => {
+                self.on_attached(link, channel, bell, next()?, next()?)?;
+            }
+            LinkFrame::Refused { channel, reason } => self.on_refused(link, channel, &reason),
+            LinkFrame::Segment {
+                channel,
+                number,
+                bytes,
+            } => {
+                self.on_segment(link, channel, number, bytes, next()?)?;
+            }
+            LinkFrame::SegmentGone { channel, number } => {
+                if let Some(incoming) = self.incoming_over(link, channel) {
+                    let gone = SubscriberEvent::SegmentGone { channel, number };
+                    incoming.subscriber.tell(gone);
+                }
+            }
+            LinkFrame::Detach { channel } => {
+                let key = ChannelKey {
+                    subscriber_node: link.peer(),
+                    channel,
+                };
+                if let Some(outgoing) = self.outgoing.remove(&key) {
+                    outgoing.publisher.remove(key);
+                }
+            }
+            LinkFrame::Closed { channel } => {
+                if self.incoming_over(link, channel).is_some() {
+                    self.end_incoming(channel);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A peer's subscriber wants a channel from our publisher.
+    fn on_attach(
+        &mut self,
+        link: &LinkHandle,
+        attach: &Attach,
+        half: OwnedFd,
+        event: OwnedFd,
+    ) -> Result<(), Error> {
+        let channel = attach.channel;
+        let key = ChannelKey {
+            subscriber_node: link.peer(),
+            channel,
+        };
+        if self.outgoing.contains_key(&key) {
+            return Err(Error::Protocol("channel number used twice"));
+        }
+        if let Err(error) = self.grant(link, key, attach, half, event) {
+            let reason = error.to_string();
+            tracing::warn!(topic = escaped(&attach.topic), reason, "channel refused");
+            link.send(&LinkFrame::Refused { channel, reason }, Vec::new());
+        }
+        Ok(())
+    }
+
+    fn grant(
+        &mut self,
+        link: &LinkHandle,
+        key: ChannelKey,
+        attach: &Attach,
+        half: OwnedFd,
+        event: OwnedFd,
+    ) -> Result<(), Error> {
+        let peer = self.links.get(&link.peer()).ok_or(Error::Closed)?;
+        let publisher = lock(&self.shared.registry)
+            .publishers
+            .get(&attach.publisher)
+            .cloned();
+        let publisher = publisher.ok_or(Error::Protocol("no such publisher (any more)"))?;
+        check_type(&publisher.endpoint, attach, &peer.name)?;
+        let config = RingConfig {
+            depth: attach.depth,
+            mode: if attach.overwrites {
+                Mode::Overwrite
+            } else {
+                Mode::Keep
+            },
+            held_max: attach.held_max,
+            start: 0,
+        };
+        self.check_quota(link, config.capacity())?;
+        let bytes = bytes_with_rounding(BorrowHalf::bytes(config.entry_count()));
+        let borrows = BorrowHalf::open(PeerSegment::map(half, bytes)?, config.entry_count())?;
+        let page = peer
+            .bells
+            .as_ref()
+            .ok_or(Error::Protocol("attach before bells"))?;
+        let bell = Ringer::remote(page, attach.bell, Event::from_fd(event)?, peer.fencing)?;
+        let bytes = RingHalf::bytes(config.capacity());
+        let segment = Arc::new(Segment::create("shmesh-ring", bytes)?);
+        let ring = RingHalf::create_in(&segment, config.capacity())?;
+        let producer = Producer::new(ring, borrows, config)?;
+        let tx = TxChannel {
+            key,
+            subscriber_name: peer.name.clone(),
+            producer,
+            bell: Arc::new(bell),
+            deadline: attach.block_ns.map(Duration::from_nanos),
+            is_blocked: false,
+        };
+        let handed = vec![
+            Handed::Segment(segment),
+            Handed::Event(publisher.bell.try_clone()?),
+        ];
+        let bell = publisher.bell_index;
+        link.send(
+            &LinkFrame::Attached {
+                channel: key.channel,
+                bell,
+            },
+            handed,
+        );
+        let outlet = Outlet::Link {
+            link: link.clone(),
+            channel: key.channel,
+        };
+        if publisher.add(tx, outlet) {
+            self.outgoing.insert(
+                key,
+                Outgoing {
+                    publisher,
+                    slots: config.capacity(),
+                },
+            );
+        } else {
+            link.send_closed(key.channel);
+        }
+        Ok(())
+    }
+
+    /// Bounds what a peer can make us allocate.
+    fn check_quota(&self, link: &LinkHandle, slots: usize) -> Result<(), Error> {
+        let of_peer = self
+            .outgoing
+            .iter()
+            .filter(|(key, _)| key.subscriber_node == link.peer());
+        let (count, used) = of_peer.fold((0, 0), |(count, used), (_, outgoing)| {
+            (count + 1, used + outgoing.slots)
+        });
+        let quotas = [
+            ("channels of a link", count + 1, CHANNELS_PER_LINK_MAX),
+            ("unread slots of a link", used + slots, SLOTS_PER_LINK_MAX),
+        ];
+        match quotas.into_iter().find(|(_, found, max)| found > max) {
+            None => Ok(()),
+            Some((what, found, max)) => {
+                let (found, max) = (found as u64, max as u64);
+                Err(Error::OutOfBounds {
+                    what,
+                    found,
+                    min: 0,
+                    max,
+                })
+            }
+        }
+    }
+
+    /// A peer gives our subscriber the channel it asked for.
+    fn on_attached(
+        &mut self,
+        link: &LinkHandle,
+        channel: u64,
+        bell: u32,
+        half: OwnedFd,
+        event: OwnedFd,
+    ) -> Result<(), Error> {
+        // The subscriber may be gone meanwhile; its Detach is on the way.
+        let Some(incoming) = self.incoming_over(link, channel) else {
+            return Ok(());
+        };
+        let Way::Asked { borrows, .. } = &incoming.way else {
+            return Err(Error::Protocol("channel given twice"));
+        };
+        let borrows = borrows.clone();
+        let (subscriber, publisher) = (
+            Arc::clone(&incoming.subscriber),
+            Arc::clone(&incoming.publisher),
+        );
+        let peer = self.links.get(&link.peer()).ok_or(Error::Closed)?;
+        let page = peer
+            .bells
+            .as_ref()
+            .ok_or(Error::Protocol("attached before bells"))?;
+        let event = Event::from_fd(event)?;
+        let space = match subscriber.overflow.deadline() {
+            Some(_) => Some(Arc::new(Ringer::remote(page, bell, event, peer.fencing)?)),
+            None => None,
+        };
+        let capacity = subscriber.ring.capacity();
+        let bytes = bytes_with_rounding(RingHalf::bytes(capacity));
+        let ring = RingHalf::open(PeerSegment::map(half, bytes)?, capacity)?;
+        let consumer = Consumer::new(ring, borrows, subscriber.ring, space)?;
+        let rx = RxChannel {
+            channel,
+            consumer,
+            publisher,
+            is_closed: false,
+        };
+        subscriber.tell(SubscriberEvent::Add(Box::new(rx)));
+        if let Some(incoming) = self.incoming.get_mut(&channel) {
+            incoming.way = Way::Linked { link: link.clone() };
+        }
+        Ok(())
+    }
+
+    fn on_refused(&mut self, link: &LinkHandle, channel: u64, reason: &str) {
+        if let Some(incoming) = self.incoming.get_mut(&channel)
+            && incoming.way.link().is_some_and(|way| way.is_same(link))
+        {
+            let (topic, node) = (
+                &incoming.subscriber.endpoint.topic,
+                &incoming.publisher.node_name,
+            );
+            tracing::warn!(
+                topic,
+                node,
+                reason = escaped(reason),
+                "channel refused by the peer"
+            );
+            incoming.way = Way::Refused { link: link.clone() };
+        }
+    }
+
+    fn on_segment(
+        &mut self,
+        link: &LinkHandle,
+        channel: u64,
+        number: u32,
+        bytes: u64,
+        fd: OwnedFd,
+    ) -> Result<(), Error> {
+        let Some(incoming) = self.incoming_over(link, channel) else {
+            return Ok(());
+        };
+        let bytes = usize::try_from(bytes)
+            .ok()
+            .filter(|bytes| *bytes <= SEGMENT_BYTES_MAX);
+        let bytes = bytes.ok_or(Error::Protocol("segment too large"))?;
+        let block = Arc::new(PeerSegment::map(fd, bytes..=bytes)?);
+        incoming.subscriber.tell(SubscriberEvent::Segment {
+            channel,
+            number,
+            block,
+        });
+        Ok(())
+    }
+
+    fn incoming_over(&self, link: &LinkHandle, channel: u64) -> Option<&Incoming> {
+        let incoming = self.incoming.get(&channel)?;
+        incoming
+            .way
+            .link()
+            .is_some_and(|way| way.is_same(link))
+            .then_some(incoming)
+    }
+
+    /// Ends a channel of ours: nothing more comes, what is in the ring stays.
+    fn end_incoming(&mut self, channel: u64) {
+        let Some(incoming) = self.incoming.remove(&channel) else {
+            return;
+        };
+        self.forget(&incoming);
+        if matches!(incoming.way, Way::Linked { .. }) {
+            incoming
+                .subscriber
+                .tell(SubscriberEvent::Closed { channel });
+        }
+    }
+
+    fn forget(&mut self, incoming: &Incoming) {
+        let publisher = &incoming.publisher;
+        let subscriber = incoming.subscriber.endpoint.id;
+        self.attached
+            .remove(&(publisher.node, publisher.endpoint, subscriber));
+    }
+
+    /// A link is gone, and with it all its channels.
+    pub(super) fn drop_link(&mut self, link: &LinkHandle) {
+        let is_current = |known: &Link| known.handle.is_same(link);
+        if self.links.get(&link.peer()).is_some_and(is_current) {
+            self.links.remove(&link.peer());
+        }
+        let over = |incoming: &Incoming| incoming.way.link().is_some_and(|way| way.is_same(link));
+        let ended: Vec<u64> = self
+            .incoming
+            .iter()
+            .filter(|(_, incoming)| over(incoming))
+            .map(|(channel, _)| *channel)
+            .collect();
+        ended
+            .into_iter()
+            .for_each(|channel| self.end_incoming(channel));
+        self.outgoing.retain(|key, outgoing| {
+            let is_over = key.subscriber_node == link.peer();
+            if is_over {
+                outgoing.publisher.remove(*key);
+            }
+            !is_over
+        });
+    }
+
+    /// Our subscriber ended one of its channels.
+    pub(super) fn detach(&mut self, channel: u64) {
+        let Some(incoming) = self.incoming.remove(&channel) else {
+            return;
+        };
+        // Stays among the attached: a publisher that breaks the protocol is not asked again.
+        incoming.publisher_side(self.shared.info.id, channel);
+        incoming
+            .subscriber
+            .publishers
+            .send_modify(|count| *count = count.saturating_sub(1));
+    }
+
+    /// Our subscriber is gone.
+    pub(super) fn drop_subscriber(&mut self, subscriber: u32) {
+        let is_its = |incoming: &Incoming| incoming.subscriber.endpoint.id == subscriber;
+        let ended: Vec<_> = self
+            .incoming
+            .extract_if(|_, incoming| is_its(incoming))
+            .collect();
+        for (channel, incoming) in ended {
+            self.forget(&incoming);
+            incoming.publisher_side(self.shared.info.id, channel);
+        }
+    }
+
+    /// Our publisher is gone; it told its subscribers.
+    pub(super) fn drop_publisher(&mut self, publisher: u32) {
+        self.outgoing
+            .retain(|_, outgoing| outgoing.publisher.endpoint.id != publisher);
+    }
+
+    /// The node leaves.
+    pub(super) fn close_all(&mut self) {
+        for (channel, incoming) in self.incoming.drain() {
+            incoming.publisher_side(self.shared.info.id, channel);
+            incoming
+                .subscriber
+                .tell(SubscriberEvent::Closed { channel });
+        }
+        for link in self.links.values() {
+            link.handle.close();
+        }
+    }
+}
+
+impl Incoming {
+    /// Tells the publisher's side that the channel is over.
+    fn publisher_side(&self, ours: NodeId, channel: u64) {
+        match &self.way {
+            Way::Asked { link, .. } | Way::Linked { link } => {
+                link.send(&LinkFrame::Detach { channel }, Vec::new());
+            }
+            Way::Local { publisher } => {
+                publisher.remove(ChannelKey {
+                    subscriber_node: ours,
+                    channel,
+                });
+            }
+            Way::Refused { .. } => {}
+        }
+    }
+}
+
+fn check_type(ours: &Endpoint, attach: &Attach, node: &str) -> Result<(), Error> {
+    if ours.topic == attach.topic && ours.ty == attach.ty {
+        return Ok(());
+    }
+    Err(Error::TypeMismatch {
+        topic: ours.topic.clone(),
+        ours: ours.ty.to_string(),
+        theirs: attach.ty.to_string(),
+        node: escaped(node),
+    })
+}

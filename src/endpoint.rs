@@ -1,0 +1,324 @@
+//! The meeting points between a handle (on a user's thread) and the node's driver.
+//!
+//! A publisher or subscriber handle owns its channels outright, so that sending and receiving
+//! touch no lock. The driver brings news (a channel more, a peer less, another arena segment)
+//! through an inbox that the handle looks into when its flag is up: one load per message.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use shmesh_shm::{Block, Consumer, Counters, Event, Mode, Producer, RingConfig, Ringer, Segment};
+use tokio::sync::watch;
+
+use crate::id::NodeId;
+use crate::link::host::LinkHandle;
+use crate::topology::Endpoint;
+
+/// Names a channel: the subscriber's node and the number that node gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ChannelKey {
+    pub(crate) subscriber_node: NodeId,
+    pub(crate) channel: u64,
+}
+
+/// Who sent a message.
+#[derive(Debug)]
+pub(crate) struct PublisherIdentity {
+    pub(crate) node: NodeId,
+    pub(crate) endpoint: u32,
+    pub(crate) node_name: String,
+}
+
+/// How a subscription deals with messages it cannot take yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overflow {
+    /// Keeps the last `n` messages; the oldest unread one gives way. The publisher never waits.
+    KeepLast(u32),
+    /// Keeps the first `n` unread messages; newer ones are dropped. The publisher never waits.
+    DropNewest(u32),
+    /// The publisher waits for room, at most until the deadline; then the message is dropped for
+    /// this subscriber.
+    Block {
+        /// Most unread messages.
+        depth: u32,
+        /// How long a publisher waits for room.
+        deadline: Duration,
+    },
+}
+
+impl Overflow {
+    /// Most unread messages.
+    #[must_use]
+    pub const fn depth(self) -> u32 {
+        match self {
+            Self::KeepLast(depth) | Self::DropNewest(depth) | Self::Block { depth, .. } => depth,
+        }
+    }
+
+    pub(crate) const fn ring(self, held_max: u32) -> RingConfig {
+        let mode = match self {
+            Self::KeepLast(_) => Mode::Overwrite,
+            Self::DropNewest(_) | Self::Block { .. } => Mode::Keep,
+        };
+        RingConfig {
+            depth: self.depth(),
+            mode,
+            held_max,
+            start: 0,
+        }
+    }
+
+    pub(crate) const fn deadline(self) -> Option<Duration> {
+        match self {
+            Self::Block { deadline, .. } => Some(deadline),
+            Self::KeepLast(_) | Self::DropNewest(_) => None,
+        }
+    }
+}
+
+/// A mailbox with a flag: pushing is rare, looking is a load.
+#[derive(Debug)]
+pub(crate) struct Inbox<T> {
+    is_full: AtomicBool,
+    items: Mutex<Vec<T>>,
+}
+
+impl<T> Inbox<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            is_full: AtomicBool::new(false),
+            items: Mutex::new(Vec::new()),
+        }
+    }
+
+    pub(crate) fn push(&self, item: T) {
+        lock(&self.items).push(item);
+        // Release: pairs with the Acquire in `is_full`; the items themselves are under the lock.
+        self.is_full.store(true, Ordering::Release);
+    }
+
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        // Acquire: what was done before the push is visible to who takes it.
+        self.is_full.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn take(&self) -> Vec<T> {
+        // Lowered first: a push after the take raises it again.
+        self.is_full.store(false, Ordering::Release);
+        core::mem::take(&mut *lock(&self.items))
+    }
+}
+
+/// Locks, also after a panic elsewhere: what these locks guard is valid after every statement.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The sending end of a channel.
+#[derive(Debug)]
+pub(crate) struct TxChannel {
+    pub(crate) key: ChannelKey,
+    pub(crate) subscriber_name: String,
+    pub(crate) producer: Producer,
+    /// Wakes the subscriber.
+    pub(crate) bell: Arc<Ringer>,
+    /// How long to wait for room.
+    pub(crate) deadline: Option<Duration>,
+    /// True while a message waits for room here.
+    pub(crate) is_blocked: bool,
+}
+
+/// News for a publisher.
+#[derive(Debug)]
+pub(crate) enum PublisherEvent {
+    Add(Box<TxChannel>),
+    Remove(ChannelKey),
+}
+
+/// Where a publisher's new arena segments must go before a chunk in them is published.
+#[derive(Debug)]
+pub(crate) enum Outlet {
+    Link {
+        link: LinkHandle,
+        channel: u64,
+    },
+    Local {
+        subscriber: Arc<SubscriberShared>,
+        channel: u64,
+    },
+}
+
+impl Outlet {
+    pub(crate) fn segment(&self, number: u32, segment: &Arc<Segment>) {
+        match self {
+            Self::Link { link, channel } => link.send_segment(*channel, number, segment),
+            Self::Local {
+                subscriber,
+                channel,
+            } => subscriber.tell(SubscriberEvent::Segment {
+                channel: *channel,
+                number,
+                block: Arc::clone(segment) as Arc<dyn Block>,
+            }),
+        }
+    }
+
+    pub(crate) fn segment_gone(&self, number: u32) {
+        match self {
+            Self::Link { link, channel } => link.send_segment_gone(*channel, number),
+            Self::Local {
+                subscriber,
+                channel,
+            } => {
+                subscriber.tell(SubscriberEvent::SegmentGone {
+                    channel: *channel,
+                    number,
+                });
+            }
+        }
+    }
+
+    pub(crate) fn closed(&self) {
+        match self {
+            Self::Link { link, channel } => link.send_closed(*channel),
+            Self::Local {
+                subscriber,
+                channel,
+            } => {
+                subscriber.tell(SubscriberEvent::Closed { channel: *channel });
+            }
+        }
+    }
+}
+
+/// The segments of a publisher and who must know of them: under one lock, so that a channel that
+/// comes and a segment that comes never miss each other.
+#[derive(Debug, Default)]
+pub(crate) struct Outlets {
+    pub(crate) is_closed: bool,
+    pub(crate) segments: Vec<(u32, Arc<Segment>)>,
+    pub(crate) channels: Vec<(ChannelKey, Outlet)>,
+}
+
+/// What the driver sees of a publisher.
+#[derive(Debug)]
+pub(crate) struct PublisherShared {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) identity: Arc<PublisherIdentity>,
+    pub(crate) inbox: Inbox<PublisherEvent>,
+    pub(crate) outlets: Mutex<Outlets>,
+    pub(crate) listeners: watch::Sender<usize>,
+    /// Rung by subscribers that make room, and by the driver.
+    pub(crate) bell: Event,
+    pub(crate) bell_index: u32,
+}
+
+impl PublisherShared {
+    /// Adds a channel. False if the publisher is closed.
+    pub(crate) fn add(&self, channel: TxChannel, outlet: Outlet) -> bool {
+        let mut outlets = lock(&self.outlets);
+        if outlets.is_closed {
+            return false;
+        }
+        for (number, segment) in &outlets.segments {
+            outlet.segment(*number, segment);
+        }
+        outlets.channels.push((channel.key, outlet));
+        let count = outlets.channels.len();
+        self.inbox.push(PublisherEvent::Add(Box::new(channel)));
+        drop(outlets);
+        self.listeners.send_replace(count);
+        true
+    }
+
+    /// Takes a channel away: its subscriber is gone.
+    pub(crate) fn remove(&self, key: ChannelKey) {
+        let mut outlets = lock(&self.outlets);
+        outlets.channels.retain(|(other, _)| *other != key);
+        let count = outlets.channels.len();
+        self.inbox.push(PublisherEvent::Remove(key));
+        drop(outlets);
+        self.listeners.send_replace(count);
+        // Wakes a publisher that waits for room in this channel.
+        self.bell.signal();
+    }
+
+    /// Tells every subscriber that nothing more comes.
+    pub(crate) fn close(&self) {
+        let mut outlets = lock(&self.outlets);
+        outlets.is_closed = true;
+        for (_, outlet) in outlets.channels.drain(..) {
+            outlet.closed();
+        }
+    }
+}
+
+/// The receiving end of a channel.
+#[derive(Debug)]
+pub(crate) struct RxChannel {
+    pub(crate) channel: u64,
+    pub(crate) consumer: Consumer,
+    pub(crate) publisher: Arc<PublisherIdentity>,
+    /// True when nothing more comes than what is in the ring.
+    pub(crate) is_closed: bool,
+}
+
+/// News for a subscriber.
+pub(crate) enum SubscriberEvent {
+    Add(Box<RxChannel>),
+    Segment {
+        channel: u64,
+        number: u32,
+        block: Arc<dyn Block>,
+    },
+    SegmentGone {
+        channel: u64,
+        number: u32,
+    },
+    Closed {
+        channel: u64,
+    },
+}
+
+impl std::fmt::Debug for SubscriberEvent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (what, channel) = match self {
+            Self::Add(added) => ("Add", added.channel),
+            Self::Segment { channel, .. } => ("Segment", *channel),
+            Self::SegmentGone { channel, .. } => ("SegmentGone", *channel),
+            Self::Closed { channel } => ("Closed", *channel),
+        };
+        write!(f, "{what}({channel})")
+    }
+}
+
+/// What the driver sees of a subscriber.
+#[derive(Debug)]
+pub(crate) struct SubscriberShared {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) overflow: Overflow,
+    pub(crate) ring: RingConfig,
+    pub(crate) inbox: Inbox<SubscriberEvent>,
+    pub(crate) publishers: watch::Sender<usize>,
+    pub(crate) bell: Event,
+    pub(crate) bell_index: u32,
+    pub(crate) counters: Arc<Counters>,
+}
+
+impl SubscriberShared {
+    /// Leaves news and wakes the subscriber, whether it is parked or not: news are rare.
+    pub(crate) fn tell(&self, event: SubscriberEvent) {
+        match &event {
+            SubscriberEvent::Add(_) => self.publishers.send_modify(|count| *count += 1),
+            SubscriberEvent::Closed { .. } => {
+                self.publishers
+                    .send_modify(|count| *count = count.saturating_sub(1));
+            }
+            SubscriberEvent::Segment { .. } | SubscriberEvent::SegmentGone { .. } => {}
+        }
+        self.inbox.push(event);
+        self.bell.signal();
+    }
+}

@@ -1,0 +1,198 @@
+//! The errors of the engine: a variant for each thing a caller may do about it.
+
+use std::io;
+use std::time::Duration;
+
+use shmesh_shm::ShmError;
+
+/// Why something failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A name that is not allowed.
+    #[error("invalid name `{name}`: {reason}")]
+    InvalidName {
+        /// The name, escaped.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A setting out of its bounds.
+    #[error("{what} is {found}; allowed are {min} to {max}")]
+    OutOfBounds {
+        /// Which setting.
+        what: &'static str,
+        /// What it is.
+        found: u64,
+        /// Smallest allowed.
+        min: u64,
+        /// Largest allowed.
+        max: u64,
+    },
+    /// No coordinator answers.
+    #[error(
+        "no coordinator at {address}: {source}; start one with `mesh coordinator`, or build the \
+         node with `.embedded_coordinator()`"
+    )]
+    CoordinatorUnreachable {
+        /// Where it was looked for.
+        address: String,
+        /// What the last attempt said.
+        #[source]
+        source: io::Error,
+    },
+    /// Something listens at the address already.
+    #[error("{address} is in use; is a coordinator running there already?")]
+    AddressInUse {
+        /// The address.
+        address: String,
+    },
+    /// The other side speaks another version.
+    #[error("version mismatch: we speak {ours}, the peer {theirs}; update the older side")]
+    Version {
+        /// Ours.
+        ours: u16,
+        /// Theirs.
+        theirs: u16,
+    },
+    /// The other side was built with other memory layouts.
+    #[error("the peer was built with another memory layout; use one build of shmesh on a host")]
+    Layout,
+    /// The other side refused.
+    #[error("refused by {by}: {reason}")]
+    Refused {
+        /// Who.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// The other side sent what it must not send.
+    #[error("protocol violated by the peer: {0}")]
+    Protocol(&'static str),
+    /// A frame that is none.
+    #[error(transparent)]
+    Wire(#[from] crate::link::wire::WireError),
+    /// A message longer than any may be.
+    #[error("message of {len} bytes is longer than the limit of {max}")]
+    TooLarge {
+        /// Its length in bytes.
+        len: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// The publisher's payload memory is at its bound.
+    #[error(
+        "no room for a message of {need} bytes: the publisher's arena is at its bound of {max} \
+         bytes; held by: {}; raise `arena_bytes_max`, lower depths, or drop samples sooner",
+        holders_text(.holders)
+    )]
+    ArenaFull {
+        /// Bytes that were asked for.
+        need: u64,
+        /// The bound in bytes.
+        max: u64,
+        /// Who holds how much.
+        holders: Vec<Holder>,
+    },
+    /// A value that rkyv could not archive.
+    #[error("cannot archive the message: {0}")]
+    Archive(String),
+    /// Somebody on the topic has another type.
+    #[error("topic {topic} carries {theirs} at node {node}, but {ours} here")]
+    TypeMismatch {
+        /// The topic.
+        topic: String,
+        /// The type here.
+        ours: String,
+        /// The type there.
+        theirs: String,
+        /// The node there.
+        node: String,
+    },
+    /// A loan of another publisher.
+    #[error("the loan belongs to another publisher")]
+    ForeignLoan,
+    /// A loan whose bytes are no value of the topic's type.
+    #[error("the loan does not hold a valid message: {0}")]
+    InvalidLoan(String),
+    /// Nothing came, or nobody was there, in time.
+    #[error("nothing happened for {0:?}")]
+    Timeout(Duration),
+    /// The node is closed.
+    #[error("the node is closed")]
+    Closed,
+    /// Shared memory.
+    #[error(transparent)]
+    Shm(#[from] ShmError),
+    /// Another failure of the system.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was attempted.
+        what: &'static str,
+        /// Its answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Who holds how much of an arena.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The subscriber's node.
+    pub node: String,
+    /// Messages it holds or has not read.
+    pub chunks: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+fn holders_text(holders: &[Holder]) -> String {
+    let holder = |h: &Holder| format!("{} ({} messages, {} bytes)", h.node, h.chunks, h.bytes);
+    if holders.is_empty() {
+        return "loans that were not sent".into();
+    }
+    holders.iter().map(holder).collect::<Vec<_>>().join(", ")
+}
+
+/// Why no message was received.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecvError {
+    /// None came in time.
+    #[error("no message within {timeout:?}")]
+    Timeout {
+        /// How long was waited.
+        timeout: Duration,
+    },
+    /// A message waits, but this subscriber holds as many as it may.
+    #[error("{held} samples are held, the most is {max}: drop some, or raise `max_held`")]
+    TooManyHeld {
+        /// Samples held.
+        held: usize,
+        /// The limit.
+        max: u32,
+    },
+    /// A message that is no value of the topic's type. It counts as lost; receiving goes on.
+    #[error("message {sequence} of {publisher} on {topic} is invalid: {reason}")]
+    Invalid {
+        /// The topic.
+        topic: String,
+        /// Who sent it.
+        publisher: String,
+        /// Its number.
+        sequence: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A publisher broke the protocol of the rings; its channel is ended.
+    #[error("channel from {publisher} ended: {reason}")]
+    Corrupt {
+        /// Who.
+        publisher: String,
+        /// How.
+        reason: &'static str,
+    },
+    /// Waiting itself failed.
+    #[error(transparent)]
+    Wait(#[from] Error),
+}

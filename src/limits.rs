@@ -1,0 +1,76 @@
+//! Every bound of the engine, with its unit and its reason.
+
+use shmesh_shm::arena::CHUNK_BYTES_MAX;
+use shmesh_shm::doorbell::BELL_WORDS_MAX;
+use shmesh_shm::ring::ARENA_SEGMENTS_MAX;
+
+/// Default port of the coordinator.
+pub const COORDINATOR_PORT: u16 = 7679;
+
+/// Longest topic name in bytes: fits a status page entry.
+pub const TOPIC_NAME_BYTES_MAX: usize = 128;
+/// Longest node name in bytes.
+pub const NODE_NAME_BYTES_MAX: usize = 64;
+/// Longest name of a type in bytes.
+pub const TYPE_NAME_BYTES_MAX: usize = 256;
+
+/// Largest message in bytes: a chunk.
+pub const MESSAGE_BYTES_MAX: usize = CHUNK_BYTES_MAX;
+/// Deepest nesting of an archive: each level costs stack while it is validated.
+pub const ARCHIVE_DEPTH_MAX: usize = 64;
+
+/// Unread messages of a subscription unless it says otherwise.
+pub const DEPTH_DEFAULT: u32 = 16;
+/// Most unread messages of a subscription: the publisher's node pays 128 bytes for each.
+pub const DEPTH_MAX: u32 = 65_536;
+/// Large messages a subscriber holds at once unless it says otherwise.
+pub const HELD_DEFAULT: u32 = 8;
+/// Most large messages a subscriber holds at once, per publisher.
+pub const HELD_MAX: u32 = 4096;
+/// Payload memory of a publisher in bytes unless it says otherwise.
+pub const ARENA_BYTES_DEFAULT: usize = 1 << 30;
+
+/// Most publishers and subscribers of a node: each that sleeps has a word in its bell page.
+pub const ENDPOINTS_PER_NODE_MAX: u32 = 1024;
+/// Most channels of one link and direction: what a peer can make us allocate.
+pub const CHANNELS_PER_LINK_MAX: usize = 1024;
+/// Most unread slots a peer can make us allocate over one link: 256 MiB.
+pub const SLOTS_PER_LINK_MAX: usize = 2 << 20;
+/// Frames that may wait for a peer that does not read its link; it is cut off beyond that.
+pub const LINK_QUEUE_FRAMES_MAX: usize = 16_384;
+
+/// Most nodes of a mesh.
+pub const NODES_MAX: usize = 65_536;
+/// Largest frame of a coordinator connection or a link in bytes.
+pub const FRAME_BYTES_MAX: usize = 64 << 10;
+/// Changes in one frame: the largest change is below 1 KiB.
+pub const CHANGES_PER_FRAME_MAX: usize = 32;
+/// Frames that may wait for a node that reads its deltas slowly; it gets a snapshot beyond that.
+pub const DELTA_QUEUE_FRAMES_MAX: usize = 1024;
+/// Connections a coordinator has at once.
+pub const CONNECTIONS_MAX: usize = NODES_MAX;
+
+/// Time for the handshake in milliseconds.
+pub const HANDSHAKE_MS_MAX: u64 = 2_000;
+/// A node says that it lives this often, in milliseconds ...
+pub const HEARTBEAT_MS: u64 = 1_000;
+/// ... and is taken for dead after so many milliseconds of silence.
+pub const LEASE_MS: u64 = 3_000;
+/// Changes that come within this time after one that was sent go out together, in milliseconds.
+pub const DELTA_COALESCE_MS: u64 = 30;
+/// First and longest pause before the coordinator is tried again, in milliseconds.
+pub const RECONNECT_MS_MIN: u64 = 50;
+/// See [`RECONNECT_MS_MIN`].
+pub const RECONNECT_MS_MAX: u64 = 1_000;
+/// A node waits this long for the coordinator when it starts, in milliseconds, unless told.
+pub const JOIN_MS_DEFAULT: u64 = 3_000;
+/// A node that leaves waits this long for what is queued for its peers, in milliseconds.
+pub const LEAVE_MS_MAX: u64 = 200;
+/// Pause after `accept` failed for want of descriptors, in milliseconds.
+pub const ACCEPT_PAUSE_MS: u64 = 100;
+
+const _: () = assert!(ENDPOINTS_PER_NODE_MAX <= BELL_WORDS_MAX);
+const _: () = assert!(LEASE_MS >= 3 * HEARTBEAT_MS);
+const _: () = assert!(FRAME_BYTES_MAX >= CHANGES_PER_FRAME_MAX * 1024);
+const _: () = assert!(DEPTH_MAX as usize <= SLOTS_PER_LINK_MAX);
+const _: () = assert!(ARENA_SEGMENTS_MAX > 1024);

@@ -1,0 +1,562 @@
+//! The host link: a Unix socket between two nodes of one host, over which they hand each other
+//! the memory they share. One packet is one frame; descriptors travel beside it.
+//!
+//! The kernel closes the socket when a process dies, whatever killed it: that is how death is
+//! noticed. The socket file is in the runtime directory, is made under a passing name and renamed
+//! when it listens, and the next start of any node removes those nobody listens on.
+
+use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+use shmesh_shm::{BellPage, Event, Segment};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Notify, mpsc};
+
+use super::handshake::Hello;
+use super::session::{DESCRIPTORS_MAX, LinkFrame, Session, Step};
+use super::wire::{self, Kind};
+use crate::endpoint::lock;
+use crate::error::Error;
+use crate::id::NodeId;
+use crate::limits::{FRAME_BYTES_MAX, HANDSHAKE_MS_MAX, LINK_QUEUE_FRAMES_MAX};
+use crate::wait::watched;
+
+/// Something whose descriptor goes with a frame; kept until it is sent.
+#[derive(Debug)]
+pub(crate) enum Handed {
+    Segment(Arc<Segment>),
+    Bells(Arc<BellPage>),
+    Event(Event),
+}
+
+impl Handed {
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Segment(segment) => segment.fd(),
+            Self::Bells(page) => page.fd(),
+            Self::Event(event) => event.fd(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    packet: Vec<u8>,
+    handed: Vec<Handed>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    packets: VecDeque<Outgoing>,
+    is_closed: bool,
+}
+
+#[derive(Debug)]
+struct LinkShared {
+    peer: NodeId,
+    queue: Mutex<Queue>,
+    filled: Notify,
+}
+
+/// The sending side of a link, for any thread. Never blocks: a peer that does not read until the
+/// queue is full is cut off.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkHandle {
+    shared: Arc<LinkShared>,
+}
+
+impl LinkHandle {
+    fn new(peer: NodeId) -> Self {
+        let (queue, filled) = (Mutex::default(), Notify::new());
+        Self {
+            shared: Arc::new(LinkShared {
+                peer,
+                queue,
+                filled,
+            }),
+        }
+    }
+
+    pub(crate) fn send(&self, frame: &LinkFrame, handed: Vec<Handed>) {
+        debug_assert_eq!(frame.descriptor_count(), handed.len());
+        let packet = match wire::encode(Kind::Link, frame) {
+            Ok(packet) => packet,
+            Err(error) => {
+                tracing::error!(%error, "frame left out");
+                return;
+            }
+        };
+        let mut queue = lock(&self.shared.queue);
+        if queue.packets.len() >= LINK_QUEUE_FRAMES_MAX {
+            tracing::warn!(peer = %self.shared.peer, "the peer does not read its link: cut off");
+            queue.is_closed = true;
+            queue.packets.clear();
+        }
+        if !queue.is_closed {
+            queue.packets.push_back(Outgoing { packet, handed });
+        }
+        drop(queue);
+        self.shared.filled.notify_one();
+    }
+
+    pub(crate) fn send_segment(&self, channel: u64, number: u32, segment: &Arc<Segment>) {
+        let frame = LinkFrame::Segment {
+            channel,
+            number,
+            bytes: segment.len() as u64,
+        };
+        self.send(&frame, vec![Handed::Segment(Arc::clone(segment))]);
+    }
+
+    pub(crate) fn send_segment_gone(&self, channel: u64, number: u32) {
+        self.send(&LinkFrame::SegmentGone { channel, number }, Vec::new());
+    }
+
+    pub(crate) fn send_closed(&self, channel: u64) {
+        self.send(&LinkFrame::Closed { channel }, Vec::new());
+    }
+
+    /// Ends the link after what is queued.
+    pub(crate) fn close(&self) {
+        lock(&self.shared.queue).is_closed = true;
+        self.shared.filled.notify_one();
+    }
+
+    pub(crate) fn peer(&self) -> NodeId {
+        self.shared.peer
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+}
+
+/// What the driver learns of links.
+#[derive(Debug)]
+pub(crate) enum LinkEvent {
+    Up {
+        link: LinkHandle,
+    },
+    Frame {
+        link: LinkHandle,
+        frame: LinkFrame,
+        descriptors: Vec<OwnedFd>,
+    },
+    Down {
+        link: LinkHandle,
+        error: Error,
+    },
+    /// Dialling did not lead to a link.
+    Failed {
+        peer: NodeId,
+        error: Error,
+    },
+}
+
+/// What both ends of a link need of their node.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkConfig {
+    pub(crate) ours: NodeId,
+    pub(crate) uid: u32,
+    pub(crate) events: mpsc::Sender<LinkEvent>,
+}
+
+/// Dials a peer and serves the link to its end.
+pub(crate) async fn dial(config: LinkConfig, peer: NodeId, path: String) {
+    let outcome = async {
+        let socket = connect(Path::new(&path))?;
+        let ours = Hello::ours(super::handshake::Side::Node, config.ours)?;
+        let (session, first) = Session::initiator(ours);
+        serve(&config, socket, session, Some(first), Some(peer)).await
+    };
+    if let Err(error) = outcome.await {
+        let _ = config.events.send(LinkEvent::Failed { peer, error }).await;
+    }
+}
+
+/// Serves a link that a peer dialled to its end.
+pub(crate) async fn answer(config: LinkConfig, socket: OwnedFd) {
+    let outcome = async {
+        let ours = Hello::ours(super::handshake::Side::Node, config.ours)?;
+        serve(&config, socket, Session::responder(ours), None, None).await
+    };
+    if let Err(error) = outcome.await {
+        tracing::warn!(%error, "a peer's link came to nothing");
+    }
+}
+
+/// A link from the first word on. Fails only before it is up; later its end is an event.
+async fn serve(
+    config: &LinkConfig,
+    socket: OwnedFd,
+    mut session: Session,
+    first: Option<Vec<u8>>,
+    expected: Option<NodeId>,
+) -> Result<(), Error> {
+    check_credentials(&socket, config.uid)?;
+    let watch = |source| Error::Io {
+        what: "watch the link",
+        source,
+    };
+    let interest = Interest::READABLE | Interest::WRITABLE;
+    let socket = watched(socket, interest).map_err(watch)?;
+    let deadline = Duration::from_millis(HANDSHAKE_MS_MAX);
+    let greeting = greet(&socket, &mut session, first);
+    let peer = tokio::time::timeout(deadline, greeting).await;
+    let peer = peer.map_err(|_| Error::Timeout(deadline))??;
+    if expected.is_some_and(|expected| expected != peer.id) {
+        return Err(Error::Protocol("another node answers at this address"));
+    }
+    let link = LinkHandle::new(peer.id);
+    let sent = config
+        .events
+        .send(LinkEvent::Up { link: link.clone() })
+        .await;
+    if sent.is_err() {
+        return Ok(());
+    }
+    let error = tokio::select! {
+        error = read_all(&socket, &mut session, &link, &config.events) => error,
+        error = write_all(&socket, &link) => error,
+    };
+    lock(&link.shared.queue).is_closed = true;
+    let _ = config.events.send(LinkEvent::Down { link, error }).await;
+    Ok(())
+}
+
+async fn greet(
+    socket: &AsyncFd<OwnedFd>,
+    session: &mut Session,
+    first: Option<Vec<u8>>,
+) -> Result<Hello, Error> {
+    if let Some(first) = first {
+        send_packet(socket, &first, &[]).await?;
+    }
+    let (packet, descriptors) = receive_packet(socket).await?;
+    let stepped = session.receive(&packet, descriptors.len());
+    if let Err(Error::Version { .. }) = stepped {
+        // So that the other side learns our version too.
+        send_packet(socket, &session.hello(), &[]).await?;
+    }
+    let Step::Up { peer, reply } = stepped? else {
+        return Err(Error::Protocol("not a greeting"));
+    };
+    if let Some(reply) = reply {
+        send_packet(socket, &reply, &[]).await?;
+    }
+    Ok(peer)
+}
+
+async fn read_all(
+    socket: &AsyncFd<OwnedFd>,
+    session: &mut Session,
+    link: &LinkHandle,
+    events: &mpsc::Sender<LinkEvent>,
+) -> Error {
+    loop {
+        let (packet, descriptors) = match receive_packet(socket).await {
+            Ok(received) => received,
+            Err(error) => return error,
+        };
+        let frame = match session.receive(&packet, descriptors.len()) {
+            Ok(Step::Frame(frame)) => frame,
+            Ok(Step::Up { .. }) => return Error::Protocol("greeted twice"),
+            Err(error) => return error,
+        };
+        let link = link.clone();
+        if events
+            .send(LinkEvent::Frame {
+                link,
+                frame,
+                descriptors,
+            })
+            .await
+            .is_err()
+        {
+            return Error::Closed;
+        }
+    }
+}
+
+async fn write_all(socket: &AsyncFd<OwnedFd>, link: &LinkHandle) -> Error {
+    loop {
+        let next = {
+            let mut queue = lock(&link.shared.queue);
+            match queue.packets.pop_front() {
+                Some(next) => Some(next),
+                None if queue.is_closed => return Error::Closed,
+                None => None,
+            }
+        };
+        let Some(next) = next else {
+            link.shared.filled.notified().await;
+            continue;
+        };
+        let descriptors: Vec<_> = next.handed.iter().map(Handed::fd).collect();
+        if let Err(error) = send_packet(socket, &next.packet, &descriptors).await {
+            return error;
+        }
+    }
+}
+
+async fn send_packet(
+    socket: &AsyncFd<OwnedFd>,
+    packet: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), Error> {
+    let what = "send over the host link";
+    loop {
+        let ready = socket.ready(Interest::WRITABLE).await;
+        let mut ready = ready.map_err(|source| Error::Io { what, source })?;
+        match try_send(socket.get_ref().as_fd(), packet, descriptors) {
+            Ok(()) => return Ok(()),
+            Err(Errno::AGAIN) => ready.clear_ready(),
+            Err(Errno::INTR) => {}
+            Err(errno) => {
+                return Err(Error::Io {
+                    what,
+                    source: errno.into(),
+                });
+            }
+        }
+    }
+}
+
+fn try_send(
+    socket: BorrowedFd<'_>,
+    packet: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() {
+        let pushed = ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+        debug_assert!(pushed);
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    rustix::net::sendmsg(socket, &[IoSlice::new(packet)], &mut ancillary, flags)?;
+    Ok(())
+}
+
+async fn receive_packet(socket: &AsyncFd<OwnedFd>) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
+    let what = "receive from the host link";
+    loop {
+        let ready = socket.ready(Interest::READABLE).await;
+        let mut ready = ready.map_err(|source| Error::Io { what, source })?;
+        match try_receive(socket.get_ref().as_fd()) {
+            Ok(Some(received)) => return Ok(received),
+            Ok(None) => return Err(Error::Protocol("packet or descriptors cut off")),
+            Err(Errno::AGAIN) => ready.clear_ready(),
+            Err(Errno::INTR) => {}
+            Err(errno) => {
+                return Err(Error::Io {
+                    what,
+                    source: errno.into(),
+                });
+            }
+        }
+    }
+}
+
+/// `None` for what did not fit: too long, or more descriptors than any frame has.
+fn try_receive(socket: BorrowedFd<'_>) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>, Errno> {
+    let mut packet = vec![0; FRAME_BYTES_MAX];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let mut slices = [IoSliceMut::new(&mut packet)];
+    let received = rustix::net::recvmsg(socket, &mut slices, &mut ancillary, flags)?;
+    let mut descriptors = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    if received.bytes == 0 {
+        return Err(Errno::CONNRESET);
+    }
+    if received
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+    {
+        return Ok(None);
+    }
+    packet.truncate(received.bytes);
+    Ok(Some((packet, descriptors)))
+}
+
+/// Only processes of the same user share memory.
+fn check_credentials(socket: &OwnedFd, uid: u32) -> Result<(), Error> {
+    let credentials = rustix::net::sockopt::socket_peercred(socket).map_err(|errno| Error::Io {
+        what: "ask who the peer is",
+        source: errno.into(),
+    })?;
+    let found = credentials.uid.as_raw();
+    if found == uid {
+        return Ok(());
+    }
+    let reason = format!("it runs as user {found}, we as {uid}: run both as one user");
+    Err(Error::Refused {
+        by: "the check of the peer's user".into(),
+        reason,
+    })
+}
+
+fn new_socket() -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+}
+
+fn connect(path: &Path) -> Result<OwnedFd, Error> {
+    let connected = || {
+        let socket = new_socket()?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok(socket)
+    };
+    connected().map_err(|errno: Errno| Error::Io {
+        what: "reach the peer's socket",
+        source: errno.into(),
+    })
+}
+
+/// Where a node's peers dial it. Removed on drop.
+#[derive(Debug)]
+pub(crate) struct HostListener {
+    socket: AsyncFd<OwnedFd>,
+    path: PathBuf,
+}
+
+const SUFFIX: &str = "sock";
+const PASSING_SUFFIX: &str = "new";
+const BACKLOG: i32 = 128;
+
+impl HostListener {
+    /// Listens in `dir`, which is made if needed, under the node's id. Needs a tokio runtime.
+    pub(crate) fn bind(dir: &Path, node: NodeId) -> Result<Self, Error> {
+        make_private(dir)?;
+        sweep(dir);
+        let path = dir.join(format!("{node}.{SUFFIX}"));
+        let passing = dir.join(format!("{node}.{PASSING_SUFFIX}"));
+        let bound = || {
+            let socket = new_socket()?;
+            rustix::net::bind(&socket, &SocketAddrUnix::new(&passing)?)?;
+            rustix::net::listen(&socket, BACKLOG)?;
+            // From here on it can be found, and it answers.
+            rustix::fs::rename(&passing, &path)?;
+            Ok(socket)
+        };
+        let what = "listen in the runtime directory";
+        let socket = bound().map_err(|errno: Errno| {
+            let _ = std::fs::remove_file(&passing);
+            Error::Io {
+                what,
+                source: errno.into(),
+            }
+        })?;
+        let socket =
+            watched(socket, Interest::READABLE).map_err(|source| Error::Io { what, source })?;
+        Ok(Self { socket, path })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The next peer that dials.
+    pub(crate) async fn accept(&self) -> Result<OwnedFd, Error> {
+        let what = "accept a peer";
+        loop {
+            let ready = self.socket.readable().await;
+            let mut ready = ready.map_err(|source| Error::Io { what, source })?;
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            match rustix::net::accept_with(self.socket.get_ref(), flags) {
+                Ok(socket) => return Ok(socket),
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(errno) => {
+                    return Err(Error::Io {
+                        what,
+                        source: errno.into(),
+                    });
+                }
+            }
+        }
+    }
+}
+
+impl Drop for HostListener {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Makes the runtime directory for this user alone, or checks that it is.
+fn make_private(dir: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+    let what = "make the runtime directory";
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir);
+    made.map_err(|source| Error::Io { what, source })?;
+    let metadata = std::fs::symlink_metadata(dir).map_err(|source| Error::Io { what, source })?;
+    let uid = rustix::process::geteuid().as_raw();
+    if !metadata.is_dir() || metadata.uid() != uid || metadata.mode() & 0o022 != 0 {
+        let reason = format!(
+            "{} must be a directory of user {uid} that others cannot write; choose another with \
+             SHMESH_RUNTIME_DIR",
+            dir.display()
+        );
+        return Err(Error::Refused {
+            by: "the runtime directory".into(),
+            reason,
+        });
+    }
+    Ok(())
+}
+
+/// Removes sockets that nobody listens on: their nodes are dead. Passing names are left alone for
+/// ten seconds: their nodes are just being born.
+fn sweep(dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return;
+    };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let is_dead = match extension {
+            Some(SUFFIX) => is_refused(&path),
+            Some(PASSING_SUFFIX) => is_old(&path) && is_refused(&path),
+            _ => false,
+        };
+        if is_dead {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn is_refused(path: &Path) -> bool {
+    let Ok(address) = SocketAddrUnix::new(path) else {
+        return false;
+    };
+    let Ok(socket) = new_socket() else {
+        return false;
+    };
+    rustix::net::connect(&socket, &address) == Err(Errno::CONNREFUSED)
+}
+
+fn is_old(path: &Path) -> bool {
+    let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
+    let age = modified.ok().and_then(|modified| modified.elapsed().ok());
+    age.is_some_and(|age| age > Duration::from_secs(10))
+}

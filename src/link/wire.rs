@@ -1,0 +1,199 @@
+//! Frames: how control messages lie on a connection. Sans-IO.
+//!
+//! A frame is a header of 16 bytes and a body in MessagePack. The header is checked, and its length
+//! compared with the limit, before anything is reserved for the body. Message payloads of topics
+//! never travel like this on one host: they stay in shared memory.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::limits::FRAME_BYTES_MAX;
+
+/// Bytes of a header: magic (2), kind (1), reserved (1), length (4), reserved (8).
+pub const HEADER_BYTES: usize = 16;
+const MAGIC: [u8; 2] = *b"sM";
+/// Deepest nesting of a body; ours have five levels.
+const BODY_DEPTH_MAX: usize = 16;
+
+/// What a frame carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A node's word to the coordinator: `membership::FromNode`.
+    FromNode,
+    /// The coordinator's word to a node: `membership::FromCoordinator`.
+    FromCoordinator,
+    /// A node's word to another: `session::LinkFrame`.
+    Link,
+}
+
+impl Kind {
+    const fn code(self) -> u8 {
+        match self {
+            Self::FromNode => 1,
+            Self::FromCoordinator => 2,
+            Self::Link => 3,
+        }
+    }
+
+    const fn of_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::FromNode),
+            2 => Some(Self::FromCoordinator),
+            3 => Some(Self::Link),
+            _ => None,
+        }
+    }
+}
+
+/// Why bytes are no frame.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// They do not start like one.
+    #[error("the peer does not speak this protocol")]
+    Magic,
+    /// A frame that is not expected here.
+    #[error("unexpected frame (kind {0})")]
+    Kind(u8),
+    /// Longer than any frame may be.
+    #[error("frame of {len} bytes is longer than the limit of {max}")]
+    TooLong {
+        /// Its length.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// A body that cannot be read.
+    #[error("malformed frame: {0}")]
+    Body(String),
+}
+
+/// A frame as bytes.
+///
+/// # Errors
+/// [`WireError::TooLong`] if the body is beyond the limit.
+pub fn encode<T: Serialize>(kind: Kind, body: &T) -> Result<Vec<u8>, WireError> {
+    let mut bytes = vec![0; HEADER_BYTES];
+    rmp_serde::encode::write(&mut bytes, body).map_err(|e| WireError::Body(e.to_string()))?;
+    let len = bytes.len() - HEADER_BYTES;
+    let too_long = WireError::TooLong {
+        len,
+        max: FRAME_BYTES_MAX - HEADER_BYTES,
+    };
+    let length = u32::try_from(len)
+        .ok()
+        .filter(|_| len <= FRAME_BYTES_MAX - HEADER_BYTES);
+    let length = length.ok_or(too_long)?;
+    bytes[..2].copy_from_slice(&MAGIC);
+    bytes[2] = kind.code();
+    bytes[4..8].copy_from_slice(&length.to_le_bytes());
+    Ok(bytes)
+}
+
+/// A frame found at the start of some bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its body.
+    pub body: &'a [u8],
+    /// Bytes it takes, header and all.
+    pub len: usize,
+}
+
+/// Looks for a frame at the start of `bytes`; `None` if more bytes are needed.
+///
+/// # Errors
+/// [`WireError`] as soon as the bytes cannot become a frame.
+pub fn decode(bytes: &[u8]) -> Result<Option<Frame<'_>>, WireError> {
+    let prefix = &bytes[..bytes.len().min(MAGIC.len())];
+    if !MAGIC.starts_with(prefix) {
+        return Err(WireError::Magic);
+    }
+    let Some((header, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
+        return Ok(None);
+    };
+    let kind = Kind::of_code(header[2]).ok_or(WireError::Kind(header[2]))?;
+    let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
+    let len = usize::try_from(length).unwrap_or(usize::MAX);
+    let max = FRAME_BYTES_MAX - HEADER_BYTES;
+    if len > max {
+        return Err(WireError::TooLong { len, max });
+    }
+    Ok(rest.get(..len).map(|body| Frame {
+        kind,
+        body,
+        len: HEADER_BYTES + len,
+    }))
+}
+
+/// Reads a body of the expected kind.
+///
+/// # Errors
+/// [`WireError::Kind`] for another kind, [`WireError::Body`] for what cannot be read.
+pub fn body<T: DeserializeOwned>(frame: &Frame<'_>, expected: Kind) -> Result<T, WireError> {
+    if frame.kind != expected {
+        return Err(WireError::Kind(frame.kind.code()));
+    }
+    let mut reader = rmp_serde::Deserializer::from_read_ref(frame.body);
+    reader.set_max_depth(BODY_DEPTH_MAX);
+    serde::Deserialize::deserialize(&mut reader).map_err(|error| WireError::Body(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample() -> Vec<u8> {
+        encode(Kind::Link, &vec!["a".to_owned(), "b".repeat(300)]).unwrap()
+    }
+
+    #[test]
+    fn a_frame_cut_anywhere_is_the_same_frame_later() {
+        let bytes = sample();
+        for cut in 0..bytes.len() {
+            assert_eq!(decode(&bytes[..cut]).unwrap(), None, "cut at {cut}");
+        }
+        let mut more = bytes.clone();
+        more.extend_from_slice(b"sM");
+        let frame = decode(&more).unwrap().unwrap();
+        assert_eq!(frame.len, bytes.len());
+        let texts: Vec<String> = body(&frame, Kind::Link).unwrap();
+        assert_eq!(texts[1].len(), 300);
+        assert!(matches!(
+            body::<Vec<String>>(&frame, Kind::FromNode),
+            Err(WireError::Kind(3))
+        ));
+    }
+
+    #[test]
+    fn lengths_beyond_the_limit_are_refused_before_the_body() {
+        let mut bytes = sample();
+        bytes[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(matches!(
+            decode(&bytes[..HEADER_BYTES]),
+            Err(WireError::TooLong { .. })
+        ));
+        let large = vec![0_u64; FRAME_BYTES_MAX];
+        assert!(matches!(
+            encode(Kind::Link, &large),
+            Err(WireError::TooLong { .. })
+        ));
+        assert!(matches!(decode(b"GET / HTTP/1.1"), Err(WireError::Magic)));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_an_error_or_nothing(mut bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&bytes);
+            for (place, byte) in bytes.iter_mut().zip(sample()).take(8) {
+                *place = byte;
+            }
+            if let Ok(Some(frame)) = decode(&bytes) {
+                let _ = body::<crate::membership::FromNode>(&frame, Kind::Link);
+                let _ = body::<super::super::session::LinkFrame>(&frame, Kind::Link);
+            }
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! A node's side of the coordinator connection: join, follow the deltas, come back after a loss.
+//!
+//! Losing the coordinator changes nothing for traffic: the driver keeps what it knows until a new
+//! snapshot replaces it, and links live on their own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use crate::error::Error;
+use crate::id::random_bytes;
+use crate::limits::{
+    CHANGES_PER_FRAME_MAX, FRAME_BYTES_MAX, HANDSHAKE_MS_MAX, HEARTBEAT_MS, LEASE_MS,
+    RECONNECT_MS_MAX, RECONNECT_MS_MIN,
+};
+use crate::link::handshake::{HELLO_BYTES, Hello, Side};
+use crate::link::wire::{self, Kind};
+use crate::topology::{Change, Endpoint, NodeInfo};
+
+/// A node's word to the coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromNode {
+    /// "This is me." First, and once.
+    Register(NodeInfo),
+    /// "This changed with me."
+    Update(Vec<Change>),
+    /// "I live."
+    Heartbeat,
+}
+
+/// The coordinator's word to a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromCoordinator {
+    /// "You are in."
+    Welcome {
+        /// Which run of the coordinator this is.
+        epoch: u64,
+    },
+    /// A part of the whole; forget what you knew when the first one comes.
+    Snapshot {
+        /// The version this is, with its last part.
+        version: u64,
+        /// True for the first part.
+        is_first: bool,
+        /// True for the last part.
+        is_last: bool,
+        /// Additions only.
+        changes: Vec<Change>,
+    },
+    /// What changed from the version before to this one.
+    Delta {
+        /// One more than the last.
+        version: u64,
+        /// The changes, in order.
+        changes: Vec<Change>,
+    },
+    /// "I live."
+    Heartbeat,
+    /// "You are not in."
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What the driver learns.
+#[derive(Debug)]
+pub(crate) enum MeshEvent {
+    /// In the mesh, under this run of the coordinator.
+    Joined { epoch: u64 },
+    /// A snapshot begins: what was known is void.
+    Reset,
+    /// Changes of the topology.
+    Changes(Vec<Change>),
+    /// The snapshot is whole.
+    SnapshotDone,
+    /// An attempt failed, or the connection is lost. It is tried again.
+    Lost { error: Error },
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct MembershipConfig {
+    pub(crate) address: String,
+    pub(crate) info: NodeInfo,
+}
+
+type Endpoints = Arc<HashMap<u32, Endpoint>>;
+
+/// Keeps this node in the mesh until `shutdown`, then leaves. Reconnects for ever.
+pub(crate) async fn maintain(
+    config: MembershipConfig,
+    mut local: watch::Receiver<Endpoints>,
+    events: mpsc::Sender<MeshEvent>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let mut pause_ms = RECONNECT_MS_MIN;
+    loop {
+        let mut is_joined = false;
+        let outcome = tokio::select! {
+            outcome = take_part(&config, &mut local, &events, &mut is_joined) => outcome,
+            _ = shutdown.wait_for(|is_over| *is_over) => return,
+        };
+        let Err(error) = outcome else { return };
+        if events.send(MeshEvent::Lost { error }).await.is_err() {
+            return;
+        }
+        pause_ms = if is_joined {
+            RECONNECT_MS_MIN
+        } else {
+            (2 * pause_ms).min(RECONNECT_MS_MAX)
+        };
+        tokio::select! {
+            () = tokio::time::sleep(jittered(pause_ms)) => {}
+            _ = shutdown.wait_for(|is_over| *is_over) => return,
+        }
+    }
+}
+
+/// Half to all of `ms`: nodes that lost the same coordinator do not come back as one.
+pub(crate) fn jittered(ms: u64) -> Duration {
+    let random = random_bytes::<2>().map_or(0, u16::from_le_bytes);
+    Duration::from_micros(500 * ms + 500 * ms * u64::from(random) / u64::from(u16::MAX))
+}
+
+/// One connection, from dialling to its loss. Ends well only when the driver is gone.
+async fn take_part(
+    config: &MembershipConfig,
+    local: &mut watch::Receiver<Endpoints>,
+    events: &mpsc::Sender<MeshEvent>,
+    is_joined: &mut bool,
+) -> Result<(), Error> {
+    let unreachable = |source| Error::CoordinatorUnreachable {
+        address: config.address.clone(),
+        source,
+    };
+    let deadline = Duration::from_millis(HANDSHAKE_MS_MAX);
+    let dialled = timeout(deadline, TcpStream::connect(&config.address)).await;
+    let stream = dialled
+        .map_err(|late| unreachable(late.into()))?
+        .map_err(unreachable)?;
+    stream.set_nodelay(true).map_err(unreachable)?;
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = FrameReader::new(reader);
+    let greeting = greet(&mut reader, &mut writer, config);
+    timeout(deadline, greeting)
+        .await
+        .map_err(|_| Error::Timeout(deadline))??;
+    let mut told: Endpoints = Arc::default();
+    let mut heartbeat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MS));
+    let mut version = None;
+    local.mark_changed();
+    loop {
+        tokio::select! {
+            frame = reader.next::<FromCoordinator>(Kind::FromCoordinator) => {
+                if !take_in(frame?, &mut version, events, is_joined).await? {
+                    return Ok(());
+                }
+            }
+            changed = local.changed() => {
+                if changed.is_err() {
+                    return Ok(());
+                }
+                let current = local.borrow_and_update().clone();
+                tell(&mut writer, config, &told, &current).await?;
+                told = current;
+            }
+            _ = heartbeat.tick() => send(&mut writer, &FromNode::Heartbeat).await?,
+        }
+    }
+}
+
+async fn greet(
+    reader: &mut FrameReader,
+    writer: &mut OwnedWriteHalf,
+    config: &MembershipConfig,
+) -> Result<(), Error> {
+    let ours = Hello::ours(Side::Node, config.info.id)?;
+    write_all(writer, &ours.encode()).await?;
+    let theirs = reader.hello().await?;
+    ours.check(&theirs, Side::Coordinator)?;
+    send(writer, &FromNode::Register(config.info.clone())).await
+}
+
+/// Passes on what the coordinator said; false if nobody listens any more.
+async fn take_in(
+    frame: FromCoordinator,
+    version: &mut Option<u64>,
+    events: &mpsc::Sender<MeshEvent>,
+    is_joined: &mut bool,
+) -> Result<bool, Error> {
+    let mut news = Vec::with_capacity(3);
+    match frame {
+        FromCoordinator::Welcome { epoch } => {
+            *is_joined = true;
+            news.push(MeshEvent::Joined { epoch });
+        }
+        FromCoordinator::Snapshot {
+            version: new,
+            is_first,
+            is_last,
+            changes,
+        } => {
+            if is_first {
+                news.push(MeshEvent::Reset);
+            }
+            news.push(MeshEvent::Changes(changes));
+            if is_last {
+                *version = Some(new);
+                news.push(MeshEvent::SnapshotDone);
+            }
+        }
+        FromCoordinator::Delta {
+            version: new,
+            changes,
+        } => {
+            if version.is_none_or(|old| old.wrapping_add(1) != new) {
+                return Err(Error::Protocol("a delta is missing"));
+            }
+            *version = Some(new);
+            news.push(MeshEvent::Changes(changes));
+        }
+        FromCoordinator::Heartbeat => {}
+        FromCoordinator::Refused { reason } => {
+            let reason = crate::name::escaped(&reason);
+            return Err(Error::Refused {
+                by: "the coordinator".into(),
+                reason,
+            });
+        }
+    }
+    for event in news {
+        if events.send(event).await.is_err() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Sends the difference between what the coordinator knows of us and what is.
+async fn tell(
+    writer: &mut OwnedWriteHalf,
+    config: &MembershipConfig,
+    told: &Endpoints,
+    current: &Endpoints,
+) -> Result<(), Error> {
+    let node = config.info.id;
+    let gone = told.keys().filter(|id| !current.contains_key(id));
+    let gone = gone.map(|id| Change::EndpointDown {
+        node,
+        endpoint: *id,
+    });
+    let new = current
+        .values()
+        .filter(|endpoint| !told.contains_key(&endpoint.id));
+    let new = new.map(|endpoint| Change::EndpointUp {
+        node,
+        endpoint: endpoint.clone(),
+    });
+    let changes: Vec<Change> = gone.chain(new).collect();
+    for part in changes.chunks(CHANGES_PER_FRAME_MAX) {
+        send(writer, &FromNode::Update(part.to_vec())).await?;
+    }
+    Ok(())
+}
+
+async fn send(writer: &mut OwnedWriteHalf, word: &FromNode) -> Result<(), Error> {
+    write_all(writer, &wire::encode(Kind::FromNode, word)?).await
+}
+
+/// Writes within the lease: who does not read for that long is gone.
+pub(crate) async fn write_all(writer: &mut OwnedWriteHalf, bytes: &[u8]) -> Result<(), Error> {
+    let lease = Duration::from_millis(LEASE_MS);
+    let written = timeout(lease, writer.write_all(bytes)).await;
+    let written = written.map_err(|_| Error::Timeout(lease))?;
+    written.map_err(|source| Error::Io {
+        what: "write to the peer",
+        source,
+    })
+}
+
+/// Frames of a TCP connection, read within the lease.
+#[derive(Debug)]
+pub(crate) struct FrameReader {
+    reader: OwnedReadHalf,
+    buffer: Vec<u8>,
+    lease: Duration,
+}
+
+impl FrameReader {
+    pub(crate) fn new(reader: OwnedReadHalf) -> Self {
+        Self {
+            reader,
+            buffer: Vec::new(),
+            lease: Duration::from_millis(LEASE_MS),
+        }
+    }
+
+    pub(crate) fn set_lease(&mut self, lease: Duration) {
+        self.lease = lease;
+    }
+
+    pub(crate) async fn hello(&mut self) -> Result<Hello, Error> {
+        let mut bytes = [0; HELLO_BYTES];
+        let read = self.reader.read_exact(&mut bytes).await;
+        read.map_err(|source| Error::Io {
+            what: "read the peer's hello",
+            source,
+        })?;
+        Hello::decode(&bytes)
+    }
+
+    /// The next frame. Cancel-safe: bytes that came stay in the buffer, which grows with what
+    /// comes and never beyond one frame and one read.
+    pub(crate) async fn next<T>(&mut self, kind: Kind) -> Result<T, Error>
+    where
+        T: serde::de::DeserializeOwned,
+    {
+        loop {
+            if let Some(frame) = wire::decode(&self.buffer)? {
+                let word = wire::body(&frame, kind)?;
+                let len = frame.len;
+                self.buffer.drain(..len);
+                return Ok(word);
+            }
+            debug_assert!(self.buffer.len() <= FRAME_BYTES_MAX);
+            self.buffer.reserve(READ_BYTES);
+            let read = timeout(self.lease, self.reader.read_buf(&mut self.buffer)).await;
+            let read = read.map_err(|_| Error::Timeout(self.lease))?;
+            let count = read.map_err(|source| Error::Io {
+                what: "read from the peer",
+                source,
+            })?;
+            if count == 0 {
+                let source = std::io::ErrorKind::UnexpectedEof.into();
+                return Err(Error::Io {
+                    what: "read from the peer",
+                    source,
+                });
+            }
+        }
+    }
+}
+
+/// Bytes asked for at once.
+const READ_BYTES: usize = 4096;

@@ -1,0 +1,295 @@
+//! What may be sent: typed messages (rkyv archives) and raw bytes, and how received bytes become
+//! values again.
+//!
+//! A typed message travels as the archive of its value: the subscriber reads it in place, without
+//! decoding. The bytes are validated once per sample, with a bound on nesting, before any part of
+//! them is believed.
+//!
+//! Non-goals: this module moves no bytes; see `publisher` and `sample`.
+
+use core::any::type_name;
+use core::mem::{align_of, size_of};
+use core::num::NonZeroUsize;
+
+use rkyv::api::high::{HighSerializer, HighValidator};
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor;
+use rkyv::ser::allocator::ArenaHandle;
+use rkyv::validation::Validator;
+use rkyv::validation::archive::ArchiveValidator;
+use rkyv::validation::shared::SharedValidator;
+use rkyv::{Archive, Archived, Portable, Serialize};
+use shmesh_shm::{Body, Trusted, View};
+
+use crate::limits::ARCHIVE_DEPTH_MAX;
+use crate::publisher::ArchiveWriter;
+use crate::topology::{Encoding, TopicType};
+
+/// A type that can be the message of a topic: any type with rkyv's `Archive` and `Serialize`.
+///
+/// ```
+/// use shmesh::rkyv::{Archive, Serialize};
+///
+/// #[derive(Archive, Serialize)]
+/// #[rkyv(crate = shmesh::rkyv)]
+/// struct Pose { x: f64, y: f64, heading: f64 }
+///
+/// fn is_message<T: shmesh::Message>() {}
+/// is_message::<Pose>();
+/// ```
+///
+/// Two programs agree on a type by its name without its path (`Pose`), the size and alignment of
+/// its archived form and rkyv's format; what differs is refused when the two meet.
+pub trait Message:
+    Archive<Archived: for<'a> CheckBytes<HighValidator<'a, rancor::Error>> + 'static>
+    + for<'a, 'b> Serialize<HighSerializer<ArchiveWriter<'a>, ArenaHandle<'b>, rancor::Error>>
+    + 'static
+{
+}
+
+impl<T> Message for T where
+    T: Archive<Archived: for<'a> CheckBytes<HighValidator<'a, rancor::Error>> + 'static>
+        + for<'a, 'b> Serialize<HighSerializer<ArchiveWriter<'a>, ArenaHandle<'b>, rancor::Error>>
+        + 'static
+{
+}
+
+/// Marks a topic of raw bytes: `node.publisher::<Raw>("blob")`.
+#[derive(Clone, Copy, Debug)]
+pub struct Raw;
+
+/// What a topic carries: a [`Message`] type or [`Raw`]. Implemented by this crate only.
+pub trait Payload: sealed::Sealed + 'static {
+    /// What a sample derefs to.
+    type View: ?Sized;
+    #[doc(hidden)]
+    type Held: core::ops::Deref<Target = Self::View> + Send + 'static;
+    #[doc(hidden)]
+    fn topic_type() -> TopicType;
+    #[doc(hidden)]
+    fn view(body: Body, validation: Validation) -> Result<Self::Held, InvalidPayload>;
+    #[doc(hidden)]
+    fn bytes(held: &Self::Held) -> &[u8];
+    #[doc(hidden)]
+    fn check(bytes: &[u8]) -> Result<(), InvalidPayload>;
+}
+
+/// How a subscription makes sure that what it received is a value of its type.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Validation {
+    /// Checks the bytes where they lie, in the publisher's memory. Safe against mistakes and
+    /// garbage; it trusts publishers (processes of the same user) not to change a message after
+    /// sending it.
+    #[default]
+    InPlace,
+    /// Copies the bytes to private memory, then checks them. Safe against publishers that change
+    /// them meanwhile; allocates and copies for messages that do not fit inline.
+    Copied,
+    /// Checks nothing; the promise is the caller's.
+    Trusted(Trusted),
+}
+
+/// Says why received bytes are no value of the topic's type.
+#[derive(Debug)]
+pub struct InvalidPayload(pub(crate) String);
+
+impl<T> Payload for T
+where
+    T: Message,
+    Archived<T>: Portable + Send,
+{
+    type View = Archived<T>;
+    type Held = View<Archived<T>>;
+
+    fn topic_type() -> TopicType {
+        let name = short_name(type_name::<T>());
+        let layout = [
+            size_of::<Archived<T>>() as u64,
+            align_of::<Archived<T>>() as u64,
+        ];
+        let hash = hash_of(name.as_bytes(), &layout) ^ format_hash();
+        TopicType {
+            encoding: Encoding::Rkyv,
+            name,
+            hash,
+        }
+    }
+
+    fn view(body: Body, validation: Validation) -> Result<Self::Held, InvalidPayload> {
+        let body = match validation {
+            Validation::InPlace => body,
+            Validation::Copied => body
+                .into_private()
+                .map_err(|e| InvalidPayload(e.to_string()))?,
+            Validation::Trusted(promise) => {
+                return View::trusted_root(body, promise).map_err(|misfit| {
+                    let (len, need) = (misfit.len, misfit.need);
+                    InvalidPayload(format!("{len} bytes cannot hold a value of {need}"))
+                });
+            }
+        };
+        View::find(body, access::<Archived<T>>).map_err(|error| InvalidPayload(error.to_string()))
+    }
+
+    fn bytes(held: &Self::Held) -> &[u8] {
+        held.bytes()
+    }
+
+    fn check(bytes: &[u8]) -> Result<(), InvalidPayload> {
+        let found = access::<Archived<T>>(bytes);
+        found
+            .map(|_| ())
+            .map_err(|error| InvalidPayload(error.to_string()))
+    }
+}
+
+/// A body of raw bytes, which every body is.
+#[derive(Debug)]
+pub struct RawView(Body);
+
+impl core::ops::Deref for RawView {
+    type Target = [u8];
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+impl Payload for Raw {
+    type View = [u8];
+    type Held = RawView;
+
+    fn topic_type() -> TopicType {
+        TopicType {
+            encoding: Encoding::Raw,
+            name: "bytes".into(),
+            hash: 0,
+        }
+    }
+
+    #[inline]
+    fn view(body: Body, validation: Validation) -> Result<RawView, InvalidPayload> {
+        match validation {
+            Validation::Copied => body
+                .into_private()
+                .map(RawView)
+                .map_err(|e| InvalidPayload(e.to_string())),
+            Validation::InPlace | Validation::Trusted(_) => Ok(RawView(body)),
+        }
+    }
+
+    fn bytes(held: &RawView) -> &[u8] {
+        held
+    }
+
+    fn check(_: &[u8]) -> Result<(), InvalidPayload> {
+        Ok(())
+    }
+}
+
+mod sealed {
+    #[doc(hidden)]
+    pub trait Sealed {}
+    impl<T: super::Message> Sealed for T {}
+    impl Sealed for super::Raw {}
+}
+
+/// The value at the root of an archive, after all of it was checked, with nesting bounded.
+///
+/// rkyv's own `access` sets no bound, and an archive nested deeply enough overflows its stack.
+pub(crate) fn access<A>(bytes: &[u8]) -> Result<&A, rancor::Error>
+where
+    A: Portable + for<'a> CheckBytes<HighValidator<'a, rancor::Error>>,
+{
+    let depth = NonZeroUsize::new(ARCHIVE_DEPTH_MAX);
+    let archive = ArchiveValidator::with_max_depth(bytes, depth);
+    let mut validator = Validator::new(archive, SharedValidator::new());
+    rkyv::api::access_with_context::<A, _, rancor::Error>(bytes, &mut validator)
+}
+
+/// A type's name without the paths: `Vec<f32>` for `alloc::vec::Vec<f32>`.
+fn short_name(full: &str) -> String {
+    let mut short = String::with_capacity(full.len());
+    let mut word_start = 0;
+    let mut chars = full.char_indices().peekable();
+    while let Some((idx, c)) = chars.next() {
+        if c == ':' && full[idx..].starts_with("::") {
+            short.truncate(word_start);
+            chars.next();
+        } else {
+            short.push(c);
+            if !(c.is_alphanumeric() || c == '_') {
+                word_start = short.len();
+            }
+        }
+    }
+    short
+}
+
+/// A number that differs where rkyv's format features (byte order, alignment, pointer width)
+/// differ: any dependency of a program can switch them.
+fn format_hash() -> u64 {
+    let width = size_of::<Archived<usize>>() as u64;
+    let alignment = align_of::<Archived<u64>>() as u64;
+    let one = rkyv::to_bytes::<rancor::Error>(&1_u32);
+    let order = one.map_or(0, |bytes| {
+        u64::from(bytes.first().copied().unwrap_or_default())
+    });
+    hash_of(b"rkyv 0.8", &[width, alignment, order])
+}
+
+/// FNV-1a.
+fn hash_of(name: &[u8], numbers: &[u64]) -> u64 {
+    let numbers = numbers.iter().flat_map(|number| number.to_le_bytes());
+    name.iter()
+        .copied()
+        .chain(numbers)
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Archive, Serialize)]
+    struct Pose {
+        x: f64,
+        frame: String,
+    }
+
+    #[test]
+    fn names_have_no_paths() {
+        for (full, short) in [
+            ("alloc::vec::Vec<f32>", "Vec<f32>"),
+            ("a::b::C<d::E, (f::G, [h::I; 3])>", "C<E, (G, [I; 3])>"),
+            ("u8", "u8"),
+        ] {
+            assert_eq!(short_name(full), short);
+        }
+        assert_eq!(Pose::topic_type().name, "Pose");
+    }
+
+    #[test]
+    fn types_of_another_layout_have_another_hash() {
+        let hash = Pose::topic_type().hash;
+        assert_ne!(hash, <[u64; 3]>::topic_type().hash);
+        assert_ne!(<[u64; 2]>::topic_type().hash, <[u64; 3]>::topic_type().hash);
+        assert_eq!(hash, Pose::topic_type().hash);
+    }
+
+    #[test]
+    fn garbage_is_no_value() {
+        let value = Pose {
+            x: 1.0,
+            frame: "a frame name that is not short".into(),
+        };
+        let mut bytes = rkyv::to_bytes::<rancor::Error>(&value).unwrap();
+        assert_eq!(access::<Archived<Pose>>(&bytes).unwrap().x, 1.0);
+        let len = bytes.len();
+        bytes[len - 8..].fill(0xff);
+        assert!(access::<Archived<Pose>>(&bytes).is_err());
+        assert!(access::<Archived<Pose>>(&bytes[..4]).is_err());
+    }
+}

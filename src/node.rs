@@ -1,0 +1,538 @@
+//! A node: its place in the mesh, and the maker of publishers and subscribers.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock, Mutex, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use shmesh_shm::{BellPage, Counters, Fencing, Parker, StatusPage, register_membarrier};
+use tokio::sync::{Notify, oneshot, watch};
+
+use crate::driver::{self, Command, DriverConfig};
+use crate::endpoint::SubscriberShared;
+use crate::endpoint::{Inbox, Outlets, Overflow, PublisherIdentity, PublisherShared, lock};
+use crate::error::Error;
+use crate::id::{HostId, NodeId};
+use crate::limits::{
+    COORDINATOR_PORT, DEPTH_MAX, ENDPOINTS_PER_NODE_MAX, HELD_MAX, JOIN_MS_DEFAULT,
+};
+use crate::message::Payload;
+use crate::name;
+use crate::publisher::{Outbox, PublisherBuilder};
+use crate::subscriber::SubscriberBuilder;
+use crate::topology::{Endpoint, NodeInfo, Role, TopicType, Topology};
+
+/// Environment variable with the address of the coordinator.
+pub const COORDINATOR_VARIABLE: &str = "SHMESH_COORDINATOR";
+/// Environment variable with the directory for host links.
+pub const RUNTIME_DIR_VARIABLE: &str = "SHMESH_RUNTIME_DIR";
+
+/// Sets up a [`Node`].
+#[derive(Clone, Debug)]
+#[must_use = "call build() or build_blocking() to join the mesh"]
+pub struct NodeBuilder {
+    name: String,
+    coordinator: Option<String>,
+    is_embedding: bool,
+    runtime_dir: Option<PathBuf>,
+    join_timeout: Duration,
+    handles_signals: bool,
+}
+
+impl NodeBuilder {
+    /// Address of the coordinator, `host:port` or `host`. Unless set: the environment variable
+    /// `SHMESH_COORDINATOR`, else `127.0.0.1:7679`.
+    pub fn coordinator(mut self, address: impl Into<String>) -> Self {
+        self.coordinator = Some(address.into());
+        self
+    }
+
+    /// Starts a coordinator in this process if none answers at the address, so that a program
+    /// works with nothing else running.
+    pub fn embedded_coordinator(mut self) -> Self {
+        self.is_embedding = true;
+        self
+    }
+
+    /// Directory for the sockets of host links; nodes must share it to share memory. Unless set:
+    /// `SHMESH_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/shmesh`, else `/tmp/shmesh-<uid>`.
+    pub fn runtime_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.runtime_dir = Some(dir.into());
+        self
+    }
+
+    /// How long to look for the coordinator before giving up; three seconds unless set.
+    pub fn join_timeout(mut self, timeout: Duration) -> Self {
+        self.join_timeout = timeout;
+        self
+    }
+
+    /// Leaves Ctrl-C and SIGTERM to the program. Otherwise the node leaves the mesh at these
+    /// signals, and the process then ends by them as if nobody had listened.
+    pub fn without_signal_handling(mut self) -> Self {
+        self.handles_signals = false;
+        self
+    }
+
+    /// Joins the mesh.
+    ///
+    /// # Errors
+    /// [`Error::CoordinatorUnreachable`] if nobody answers in time; [`Error::InvalidName`];
+    /// whatever keeps the node from its memory, sockets or thread.
+    pub async fn build(self) -> Result<Node, Error> {
+        let (node, joined) = self.start()?;
+        joined.await.unwrap_or(Err(Error::Closed))?;
+        Ok(node)
+    }
+
+    /// Joins the mesh, waiting on this thread. Not to be called from async code.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn build_blocking(self) -> Result<Node, Error> {
+        let (node, joined) = self.start()?;
+        joined.blocking_recv().unwrap_or(Err(Error::Closed))?;
+        Ok(node)
+    }
+
+    fn start(self) -> Result<(Node, oneshot::Receiver<Result<(), Error>>), Error> {
+        name::check_node(&self.name)?;
+        let id = NodeId::random()?;
+        let uid = rustix::process::geteuid().as_raw();
+        let runtime_dir = self.runtime_dir.unwrap_or_else(|| default_runtime_dir(uid));
+        let socket = driver::socket_path(&runtime_dir, id);
+        let info = NodeInfo {
+            id,
+            name: self.name,
+            host: HostId::of_this_host()?,
+            uid,
+            pid: std::process::id(),
+            socket: socket.to_string_lossy().into_owned(),
+            addresses: Vec::new(),
+        };
+        let status = StatusPage::create(id.0, &info.name).inspect_err(|error| {
+            tracing::warn!(node = info.name, %error, "running without a status page");
+        });
+        let shared = Arc::new(NodeShared {
+            bells: BellPage::create(2 * ENDPOINTS_PER_NODE_MAX)?,
+            status: status.ok(),
+            fencing: register_membarrier(),
+            info,
+            registry: Mutex::default(),
+            topology: Mutex::default(),
+            local: watch::Sender::new(Arc::default()),
+            commands: Inbox::new(),
+            commanded: Notify::new(),
+            shutdown: watch::Sender::new(false),
+            is_closed: watch::Sender::new(false),
+            thread: Mutex::new(None),
+        });
+        let address = self
+            .coordinator
+            .or_else(|| std::env::var(COORDINATOR_VARIABLE).ok());
+        let config = DriverConfig {
+            address: with_port(address.as_deref().unwrap_or("127.0.0.1")),
+            is_embedding: self.is_embedding,
+            runtime_dir,
+            join_timeout: self.join_timeout,
+            handles_signals: self.handles_signals,
+        };
+        lock(&IN_PROCESS).insert(id, Arc::downgrade(&shared));
+        let (joined, when_joined) = oneshot::channel();
+        let thread = driver::spawn(Arc::clone(&shared), config, joined);
+        // Made before the thread is looked at: dropping it takes the node off the list again.
+        let node = Node {
+            handle: Arc::new(NodeHandle { shared }),
+        };
+        *lock(&node.handle.shared.thread) = Some(thread?);
+        Ok((node, when_joined))
+    }
+}
+
+fn default_runtime_dir(uid: u32) -> PathBuf {
+    if let Some(dir) = std::env::var_os(RUNTIME_DIR_VARIABLE) {
+        return dir.into();
+    }
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(dir) => PathBuf::from(dir).join("shmesh"),
+        None => PathBuf::from(format!("/tmp/shmesh-{uid}")),
+    }
+}
+
+/// `host:port` for `host:port`, `host`, `::1` and `[::1]:port`.
+#[must_use]
+pub fn with_port(address: &str) -> String {
+    let is_bare_v6 = address.parse::<std::net::Ipv6Addr>().is_ok();
+    let has_port = address
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    match (is_bare_v6, has_port) {
+        (true, _) => format!("[{address}]:{COORDINATOR_PORT}"),
+        (false, true) => address.to_owned(),
+        (false, false) => format!("{address}:{COORDINATOR_PORT}"),
+    }
+}
+
+/// The nodes of this process, which need no socket between them.
+static IN_PROCESS: LazyLock<Mutex<HashMap<NodeId, Weak<NodeShared>>>> =
+    LazyLock::new(Mutex::default);
+
+/// A node of this process.
+pub(crate) fn in_process(id: NodeId) -> Option<Arc<NodeShared>> {
+    lock(&IN_PROCESS).get(&id).and_then(Weak::upgrade)
+}
+
+/// Takes a node off the list; true if it was the last.
+pub(crate) fn forget_in_process(id: NodeId) -> bool {
+    let mut nodes = lock(&IN_PROCESS);
+    nodes.remove(&id);
+    nodes.is_empty()
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    pub(crate) publishers: HashMap<u32, Arc<PublisherShared>>,
+    pub(crate) subscribers: HashMap<u32, Arc<SubscriberShared>>,
+    next_id: u32,
+}
+
+/// What a node's handles and its driver share.
+#[derive(Debug)]
+pub(crate) struct NodeShared {
+    pub(crate) info: NodeInfo,
+    pub(crate) bells: Arc<BellPage>,
+    pub(crate) status: Option<Arc<StatusPage>>,
+    pub(crate) fencing: Fencing,
+    pub(crate) registry: Mutex<Registry>,
+    /// What the coordinator told, as far as it came.
+    pub(crate) topology: Mutex<Topology>,
+    pub(crate) local: watch::Sender<Arc<HashMap<u32, Endpoint>>>,
+    pub(crate) commands: Inbox<Command>,
+    pub(crate) commanded: Notify,
+    pub(crate) shutdown: watch::Sender<bool>,
+    pub(crate) is_closed: watch::Sender<bool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl NodeShared {
+    pub(crate) fn command(&self, command: Command) {
+        self.commands.push(command);
+        self.commanded.notify_one();
+    }
+
+    /// Refuses a type that somebody on the topic is known not to share.
+    fn check_type(&self, role: Role, topic: &str, ty: &TopicType) -> Result<(), Error> {
+        let others = match role {
+            Role::Publisher => Role::Subscriber,
+            Role::Subscriber => Role::Publisher,
+        };
+        let topology = lock(&self.topology);
+        let mut others = topology.matching(topic, others);
+        let Some((node, other)) = others.find(|(_, other)| other.ty != *ty) else {
+            return Ok(());
+        };
+        Err(Error::TypeMismatch {
+            topic: topic.into(),
+            ours: ty.to_string(),
+            theirs: other.ty.to_string(),
+            node: name::escaped(&node.name),
+        })
+    }
+
+    fn announce(&self, endpoint: Endpoint) {
+        self.local.send_modify(|local| {
+            Arc::make_mut(local).insert(endpoint.id, endpoint);
+        });
+        self.command(Command::Changed);
+    }
+
+    fn withdraw(&self, endpoint: u32) {
+        self.local.send_modify(|local| {
+            Arc::make_mut(local).remove(&endpoint);
+        });
+    }
+
+    fn counters(&self, role: Role, endpoint: u32, topic: &str) -> Counters {
+        let claimed = self
+            .status
+            .as_ref()
+            .and_then(|page| page.claim(role as u32, endpoint, topic));
+        claimed.unwrap_or_else(Counters::detached)
+    }
+}
+
+impl Registry {
+    fn take_id(&mut self) -> Result<u32, Error> {
+        let count = self.publishers.len() + self.subscribers.len();
+        if count >= ENDPOINTS_PER_NODE_MAX as usize {
+            let max = u64::from(ENDPOINTS_PER_NODE_MAX);
+            let (what, found) = ("endpoints of the node", count as u64 + 1);
+            return Err(Error::OutOfBounds {
+                what,
+                found,
+                min: 0,
+                max,
+            });
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        Ok(id)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct PublisherSetup {
+    pub(crate) topic: String,
+    pub(crate) arena_bytes_max: usize,
+    pub(crate) is_stamping: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct SubscriberSetup {
+    pub(crate) topic: String,
+    pub(crate) overflow: Overflow,
+    pub(crate) held_max: u32,
+}
+
+/// A member of the mesh. Cheap to clone; the node leaves when its last handle, publisher and
+/// subscriber is gone, or at [`close`](Self::close).
+#[derive(Clone, Debug)]
+pub struct Node {
+    handle: Arc<NodeHandle>,
+}
+
+#[derive(Debug)]
+struct NodeHandle {
+    shared: Arc<NodeShared>,
+}
+
+impl Drop for NodeHandle {
+    fn drop(&mut self) {
+        self.shared.shutdown.send_replace(true);
+        let thread = lock(&self.shared.thread).take();
+        if let Some(thread) = thread {
+            // Ends within milliseconds: the driver waits for nobody when it shuts down. Its own
+            // thread cannot drop the last handle, for it has none.
+            let _ = thread.join();
+        }
+        forget_in_process(self.shared.info.id);
+    }
+}
+
+impl Node {
+    /// Starts setting up a node.
+    pub fn builder(name: impl Into<String>) -> NodeBuilder {
+        NodeBuilder {
+            name: name.into(),
+            coordinator: None,
+            is_embedding: false,
+            runtime_dir: None,
+            join_timeout: Duration::from_millis(JOIN_MS_DEFAULT),
+            handles_signals: true,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.handle.shared.info.name
+    }
+
+    /// Its id, new with every start.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.handle.shared.info.id
+    }
+
+    /// The other nodes of the mesh, as far as the coordinator told: names and ids.
+    #[must_use]
+    pub fn peers(&self) -> Vec<(String, NodeId)> {
+        let topology = lock(&self.handle.shared.topology);
+        let others = topology.nodes().filter(|node| node.id != self.id());
+        others.map(|node| (node.name.clone(), node.id)).collect()
+    }
+
+    /// Starts setting up a publisher: `node.publisher::<Pose>("pose").build()?`.
+    pub fn publisher<P: Payload>(&self, topic: &str) -> PublisherBuilder<P> {
+        PublisherBuilder::new(self.clone(), topic)
+    }
+
+    /// Starts setting up a subscriber: `node.subscriber::<Pose>("pose").build()?`.
+    pub fn subscriber<P: Payload>(&self, topic: &str) -> SubscriberBuilder<P> {
+        SubscriberBuilder::new(self.clone(), topic)
+    }
+
+    /// Leaves the mesh. Peers see it at once; what was sent stays readable for them. Publishers
+    /// and subscribers of this node that are still there are cut off.
+    pub async fn close(self) {
+        let mut is_closed = self.handle.shared.is_closed.subscribe();
+        self.handle.shared.shutdown.send_replace(true);
+        // Fails only if it is closed already.
+        let _ = is_closed.wait_for(|is_closed| *is_closed).await;
+    }
+
+    /// The same, waiting on this thread.
+    pub fn close_blocking(self) {
+        self.handle.shared.shutdown.send_replace(true);
+        let thread = lock(&self.handle.shared.thread).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+
+    pub(crate) fn add_publisher(
+        &self,
+        setup: PublisherSetup,
+        ty: TopicType,
+    ) -> Result<Outbox, Error> {
+        let shared = &self.handle.shared;
+        let topic = name::check_topic(&setup.topic)?.to_owned();
+        shared.check_type(Role::Publisher, &topic, &ty)?;
+        let parker = Parker::new(&shared.bells)?;
+        let bell = parker.event().try_clone()?;
+        let mut registry = lock(&shared.registry);
+        let id = registry.take_id()?;
+        let counters = Arc::new(shared.counters(Role::Publisher, id, &topic));
+        let endpoint = Endpoint {
+            id,
+            role: Role::Publisher,
+            topic,
+            ty,
+        };
+        let identity = PublisherIdentity {
+            node: shared.info.id,
+            endpoint: id,
+            node_name: shared.info.name.clone(),
+        };
+        let publisher = Arc::new(PublisherShared {
+            endpoint: endpoint.clone(),
+            identity: Arc::new(identity),
+            inbox: Inbox::new(),
+            outlets: Mutex::new(Outlets::default()),
+            listeners: watch::Sender::new(0),
+            bell,
+            bell_index: parker.index(),
+        });
+        registry.publishers.insert(id, Arc::clone(&publisher));
+        drop(registry);
+        shared.announce(endpoint);
+        let (max, is_stamping) = (setup.arena_bytes_max, setup.is_stamping);
+        Ok(Outbox::new(publisher, counters, parker, max, is_stamping))
+    }
+
+    pub(crate) fn remove_publisher(&self, publisher: &PublisherShared) {
+        let shared = &self.handle.shared;
+        let id = publisher.endpoint.id;
+        publisher.close();
+        lock(&shared.registry).publishers.remove(&id);
+        shared.withdraw(id);
+        shared.command(Command::PublisherGone { publisher: id });
+    }
+
+    pub(crate) fn add_subscriber(
+        &self,
+        setup: SubscriberSetup,
+        ty: TopicType,
+    ) -> Result<(Arc<SubscriberShared>, Parker), Error> {
+        let shared = &self.handle.shared;
+        let topic = name::check_topic(&setup.topic)?.to_owned();
+        let bounds = [
+            ("depth", setup.overflow.depth(), 1, DEPTH_MAX),
+            ("max_held", setup.held_max, 1, HELD_MAX),
+        ];
+        for (what, found, min, max) in bounds {
+            if !(min..=max).contains(&found) {
+                let [found, min, max] = [found, min, max].map(u64::from);
+                return Err(Error::OutOfBounds {
+                    what,
+                    found,
+                    min,
+                    max,
+                });
+            }
+        }
+        shared.check_type(Role::Subscriber, &topic, &ty)?;
+        let parker = Parker::new(&shared.bells)?;
+        let bell = parker.event().try_clone()?;
+        let mut registry = lock(&shared.registry);
+        let id = registry.take_id()?;
+        let counters = Arc::new(shared.counters(Role::Subscriber, id, &topic));
+        let endpoint = Endpoint {
+            id,
+            role: Role::Subscriber,
+            topic,
+            ty,
+        };
+        let subscriber = Arc::new(SubscriberShared {
+            endpoint: endpoint.clone(),
+            overflow: setup.overflow,
+            ring: setup.overflow.ring(setup.held_max),
+            inbox: Inbox::new(),
+            publishers: watch::Sender::new(0),
+            bell,
+            bell_index: parker.index(),
+            counters,
+        });
+        registry.subscribers.insert(id, Arc::clone(&subscriber));
+        drop(registry);
+        shared.announce(endpoint);
+        Ok((subscriber, parker))
+    }
+
+    pub(crate) fn remove_subscriber(&self, subscriber: &SubscriberShared) {
+        let shared = &self.handle.shared;
+        let id = subscriber.endpoint.id;
+        lock(&shared.registry).subscribers.remove(&id);
+        shared.withdraw(id);
+        shared.command(Command::SubscriberGone { subscriber: id });
+    }
+
+    /// Ends a channel whose publisher breaks the protocol.
+    pub(crate) fn detach(&self, channel: u64) {
+        self.handle.shared.command(Command::Detach { channel });
+    }
+
+    /// Waits for something, or for the end of the node.
+    pub(crate) async fn or_closed<T, E>(
+        &self,
+        wait: impl Future<Output = Result<T, E>>,
+    ) -> Result<(), Error> {
+        let mut is_closed = self.handle.shared.is_closed.subscribe();
+        tokio::select! {
+            waited = wait => waited.map(|_| ()).map_err(|_| Error::Closed),
+            _ = is_closed.wait_for(|is_closed| *is_closed) => Err(Error::Closed),
+        }
+    }
+}
+
+/// Runs a short wait on this thread.
+pub(crate) fn block_on<T>(timeout: Duration, wait: impl Future<Output = T>) -> Result<T, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
+    let runtime = runtime.map_err(|source| Error::Io {
+        what: "make a runtime",
+        source,
+    })?;
+    let waited = runtime.block_on(async { tokio::time::timeout(timeout, wait).await });
+    waited.map_err(|_| Error::Timeout(timeout))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_get_their_port() {
+        for (given, full) in [
+            ("robot", "robot:7679"),
+            ("robot:1", "robot:1"),
+            ("::1", "[::1]:7679"),
+            ("[::1]:5", "[::1]:5"),
+            ("127.0.0.1", "127.0.0.1:7679"),
+        ] {
+            assert_eq!(with_port(given), full);
+        }
+    }
+}

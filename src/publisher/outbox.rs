@@ -1,0 +1,549 @@
+//! The engine of a publisher: its channels, its arena, and the way of a message into them.
+//!
+//! A message goes to every channel first, and only then are the subscribers' parked words looked
+//! at. Channels of `Block` subscriptions that have no room are left for last: nobody else waits
+//! for them. On the steady path nothing is locked, allocated or asked of the system.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use shmesh_shm::{
+    Arena, Chunk, ChunkId, ChunkRef, Counter, Counters, Head, INLINE_BYTES, Parker, PushError,
+    Segment, SegmentStore, ShmError, monotonic_ns,
+};
+
+use super::draft::Draft;
+use crate::endpoint::{PublisherEvent, PublisherShared, TxChannel, lock};
+use crate::error::{Error, Holder};
+use crate::wait::AsyncBell;
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// The number of the message: 0 for the publisher's first.
+    pub sequence: u64,
+    /// Subscribers it was put before.
+    pub listeners: usize,
+    /// Subscribers that had no room (`DropNewest`, or `Block` past its deadline). They count it
+    /// as lost.
+    pub refused: usize,
+}
+
+/// A message on its way: where its payload is.
+#[derive(Clone, Copy, Debug)]
+enum Payload<'a> {
+    Inline(&'a [u8]),
+    Chunk { place: ChunkRef, id: ChunkId },
+}
+
+/// A message that still waits for room somewhere.
+#[derive(Debug)]
+struct Waiting {
+    head: Head,
+    started: Instant,
+    sent: Sent,
+}
+
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    pub(crate) shared: Arc<PublisherShared>,
+    pub(crate) counters: Arc<Counters>,
+    channels: Vec<TxChannel>,
+    arena: Arena<SegmentStore>,
+    sequence: u64,
+    is_stamping: bool,
+    parker: Parker,
+    bell: AsyncBell,
+}
+
+impl Outbox {
+    pub(crate) fn new(
+        shared: Arc<PublisherShared>,
+        counters: Arc<Counters>,
+        parker: Parker,
+        arena_bytes_max: usize,
+        is_stamping: bool,
+    ) -> Self {
+        let arena = Arena::new(SegmentStore, arena_bytes_max);
+        let bell = AsyncBell::default();
+        let channels = Vec::new();
+        Self {
+            shared,
+            counters,
+            channels,
+            arena,
+            sequence: 0,
+            is_stamping,
+            parker,
+            bell,
+        }
+    }
+
+    /// True if anybody listens.
+    #[inline]
+    pub(crate) fn has_listeners(&mut self) -> bool {
+        self.take_news();
+        !self.channels.is_empty()
+    }
+
+    /// Sends to everybody, waiting on this thread where a subscription asked for it.
+    #[inline]
+    pub(crate) fn send(&mut self, draft: Draft) -> Sent {
+        self.take_news();
+        let head = self.next_head();
+        match draft {
+            Draft::Inline(inline) => self.send_payload(head, Payload::Inline(inline.bytes())),
+            Draft::Chunk(chunk, len) => {
+                let (payload, id) = published(chunk, len);
+                let sent = self.send_payload(head, payload);
+                self.arena.release(id);
+                sent
+            }
+        }
+    }
+
+    /// Sends `bytes`, which fit inline, to everybody. The shortest way.
+    #[inline]
+    pub(crate) fn send_inline(&mut self, bytes: &[u8]) -> Sent {
+        self.take_news();
+        let head = self.next_head();
+        self.send_payload(head, Payload::Inline(bytes))
+    }
+
+    /// Sends to everybody, waiting asynchronously. Dropping the future while it waits counts the
+    /// message as dropped for those that had no room.
+    pub(crate) async fn send_async(&mut self, draft: Draft) -> Result<Sent, Error> {
+        self.take_news();
+        let head = self.next_head();
+        let (chunk, inline);
+        let payload = match draft {
+            Draft::Inline(bytes) => {
+                (chunk, inline) = (None, bytes);
+                Payload::Inline(inline.bytes())
+            }
+            Draft::Chunk(written, len) => {
+                let (payload, id) = published(written, len);
+                chunk = Some(id);
+                payload
+            }
+        };
+        let sent = self.offer(head, payload);
+        let mut waiting = Waiting {
+            head,
+            started: Instant::now(),
+            sent,
+        };
+        let guard = Abandon {
+            outbox: self,
+            chunk,
+        };
+        if guard.outbox.is_blocked() {
+            let latest = guard.outbox.latest_deadline(waiting.started);
+            let poll = |cx: &mut Context<'_>| guard.outbox.poll_room(cx, &mut waiting, payload);
+            let waited = tokio::time::timeout_at(latest.into(), std::future::poll_fn(poll)).await;
+            if let Ok(Err(error)) = waited {
+                return Err(error);
+            }
+            guard.outbox.retry(&mut waiting, payload, Instant::now());
+        }
+        drop(guard);
+        Ok(waiting.sent)
+    }
+
+    fn send_payload(&mut self, head: Head, payload: Payload<'_>) -> Sent {
+        let sent = self.offer(head, payload);
+        if !self.is_blocked() {
+            return sent;
+        }
+        let mut waiting = Waiting {
+            head,
+            started: Instant::now(),
+            sent,
+        };
+        self.wait_for_room(&mut waiting, payload);
+        waiting.sent
+    }
+
+    #[inline]
+    fn next_head(&mut self) -> Head {
+        let sequence = self.sequence;
+        self.sequence += 1;
+        Head {
+            sequence,
+            sent_ns: if self.is_stamping { monotonic_ns() } else { 0 },
+        }
+    }
+
+    /// Puts the message into every ring with room, then rings. Marks the channels to wait for.
+    #[inline]
+    fn offer(&mut self, head: Head, payload: Payload<'_>) -> Sent {
+        let mut sent = Sent {
+            sequence: head.sequence,
+            listeners: 0,
+            refused: 0,
+        };
+        let mut len = 0;
+        for channel in &mut self.channels {
+            match push(&mut self.arena, channel, head, payload) {
+                Ok(()) => sent.listeners += 1,
+                Err(PushError::Full) if channel.deadline.is_some() => channel.is_blocked = true,
+                Err(PushError::Full) => {
+                    channel.producer.count_dropped();
+                    sent.refused += 1;
+                }
+                Err(PushError::Corrupt(corrupt)) => give_up(&self.shared, channel, &corrupt),
+            }
+        }
+        for channel in &self.channels {
+            if channel.bell.ring_if_parked() {
+                self.counters.add(Counter::WakeUps, 1);
+            }
+        }
+        len += match payload {
+            Payload::Inline(bytes) => bytes.len() as u64,
+            Payload::Chunk { place, .. } => u64::from(place.len),
+        };
+        self.counters.add(Counter::Messages, 1);
+        self.counters.add(Counter::Bytes, len);
+        if sent.refused > 0 {
+            self.counters.add(Counter::LostDropped, sent.refused as u64);
+        }
+        sent
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.channels.iter().any(|channel| channel.is_blocked)
+    }
+
+    /// Tries the channels that had no room again, and gives up those whose deadline has passed.
+    fn retry(&mut self, waiting: &mut Waiting, payload: Payload<'_>, now: Instant) {
+        let waited = now.saturating_duration_since(waiting.started);
+        for channel in self
+            .channels
+            .iter_mut()
+            .filter(|channel| channel.is_blocked)
+        {
+            match push(&mut self.arena, channel, waiting.head, payload) {
+                Ok(()) => {
+                    channel.is_blocked = false;
+                    waiting.sent.listeners += 1;
+                    channel.bell.ring_if_parked();
+                }
+                Err(PushError::Full) if channel.deadline.is_some_and(|max| waited < max) => {}
+                Err(PushError::Full) => {
+                    channel.is_blocked = false;
+                    channel.producer.count_dropped();
+                    channel.bell.ring_if_parked();
+                    waiting.sent.refused += 1;
+                    self.counters.add(Counter::LostDropped, 1);
+                }
+                Err(PushError::Corrupt(corrupt)) => give_up(&self.shared, channel, &corrupt),
+            }
+        }
+    }
+
+    #[cold]
+    fn wait_for_room(&mut self, waiting: &mut Waiting, payload: Payload<'_>) {
+        // A subscriber that is reading makes room within a few messages: look again a while, more
+        // and more seldom so as not to take its cursor's line away from it, before sleeping.
+        for round in 0..SPIN_ROUNDS {
+            for _ in 0..SPINS_PER_ROUND.min(1 << (round / 4).min(16)) {
+                std::hint::spin_loop();
+            }
+            self.retry(waiting, payload, waiting.started);
+            if !self.is_blocked() {
+                return;
+            }
+        }
+        while self.is_blocked() {
+            self.parker.begin_park();
+            self.retry(waiting, payload, Instant::now());
+            if self.is_blocked() {
+                let latest = self.latest_deadline(waiting.started);
+                let left = latest.saturating_duration_since(Instant::now());
+                if let Err(error) = self.parker.wait(Some(left.min(PARK_MAX))) {
+                    tracing::warn!(%error, "cannot sleep while waiting for room");
+                    std::thread::yield_now();
+                }
+            }
+            self.parker.end_park();
+            self.take_news();
+        }
+    }
+
+    fn poll_room(
+        &mut self,
+        cx: &mut Context<'_>,
+        waiting: &mut Waiting,
+        payload: Payload<'_>,
+    ) -> Poll<Result<(), Error>> {
+        loop {
+            self.take_news();
+            self.parker.begin_park();
+            self.retry(waiting, payload, Instant::now());
+            if !self.is_blocked() {
+                self.parker.end_park();
+                return Poll::Ready(Ok(()));
+            }
+            std::task::ready!(self.bell.poll_rung(cx, &self.parker))?;
+            self.parker.end_park();
+        }
+    }
+
+    /// When the last of the waited-for channels is given up.
+    fn latest_deadline(&self, started: Instant) -> Instant {
+        let blocked = self.channels.iter().filter(|channel| channel.is_blocked);
+        let longest = blocked
+            .filter_map(|channel| channel.deadline)
+            .max()
+            .unwrap_or_default();
+        started + longest
+    }
+
+    #[inline]
+    fn take_news(&mut self) {
+        if self.shared.inbox.is_full() {
+            self.take_events();
+        }
+    }
+
+    #[cold]
+    fn take_events(&mut self) {
+        for event in self.shared.inbox.take() {
+            match event {
+                PublisherEvent::Add(mut channel) => {
+                    channel.producer.begin(self.sequence);
+                    self.channels.push(*channel);
+                }
+                PublisherEvent::Remove(key) => {
+                    let Some(idx) = self.channels.iter().position(|channel| channel.key == key)
+                    else {
+                        continue;
+                    };
+                    let mut channel = self.channels.swap_remove(idx);
+                    channel.producer.reclaim_all(|id| self.arena.release(id));
+                }
+            }
+        }
+        self.counters
+            .set(Counter::Peers, self.channels.len() as u64);
+    }
+
+    /// A chunk of at least `len` bytes: one that is free, one that came back, one in a new
+    /// segment, or one taken from a subscriber that keeps only the last messages.
+    ///
+    /// # Errors
+    /// [`Error::ArenaFull`] names who holds how much; or why no memory could be had.
+    pub(crate) fn take_chunk(&mut self, len: usize) -> Result<Chunk<Segment>, Error> {
+        self.take_news();
+        let Self {
+            channels, arena, ..
+        } = self;
+        for channel in channels.iter_mut() {
+            channel.producer.collect(|id| arena.release(id));
+        }
+        if let Some(chunk) = arena.take(len) {
+            return Ok(chunk);
+        }
+        for channel in channels.iter_mut() {
+            channel.producer.sweep(|id| arena.release(id));
+        }
+        if let Some(chunk) = arena.take(len) {
+            return Ok(chunk);
+        }
+        self.grow_for(len)
+    }
+
+    /// Makes sure that `count` chunks of `len` bytes can be had without new memory.
+    pub(crate) fn reserve(&mut self, len: usize, count: usize) -> Result<(), Error> {
+        let mut taken = Vec::with_capacity(count);
+        for _ in 0..count {
+            taken.push(self.take_chunk(len)?);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn grow_for(&mut self, len: usize) -> Result<Chunk<Segment>, Error> {
+        loop {
+            let full = match self.arena.grow(len) {
+                Ok((number, segment)) => {
+                    self.announce(number, segment);
+                    let chunk = self.arena.take(len);
+                    return Ok(chunk.expect("invariant: a grown arena has a free chunk"));
+                }
+                Err(ShmError::ArenaFull { need, max, .. }) => (need, max),
+                Err(error) => return Err(error.into()),
+            };
+            if let Some(chunk) = self.evict_for(len) {
+                return Ok(chunk);
+            }
+            if !self.retire_idle() {
+                let (need, max) = full;
+                return Err(Error::ArenaFull {
+                    need,
+                    max,
+                    holders: self.holders(),
+                });
+            }
+        }
+    }
+
+    /// Takes unread messages from subscribers that allow it, oldest first, until a chunk fits.
+    fn evict_for(&mut self, len: usize) -> Option<Chunk<Segment>> {
+        let Self {
+            channels, arena, ..
+        } = self;
+        loop {
+            let mut has_evicted = false;
+            for channel in channels.iter_mut() {
+                has_evicted |= channel.producer.evict_oldest(|id| arena.release(id));
+            }
+            if let Some(chunk) = arena.take(len) {
+                return Some(chunk);
+            }
+            if !has_evicted {
+                return None;
+            }
+        }
+    }
+
+    fn announce(&mut self, number: u32, segment: Arc<Segment>) {
+        self.counters
+            .set(Counter::ArenaBytes, self.arena.bytes() as u64);
+        let mut outlets = lock(&self.shared.outlets);
+        for (_, outlet) in &outlets.channels {
+            outlet.segment(number, &segment);
+        }
+        outlets.segments.push((number, segment));
+    }
+
+    fn retire_idle(&mut self) -> bool {
+        let retired = self.arena.retire_idle();
+        let mut outlets = lock(&self.shared.outlets);
+        outlets
+            .segments
+            .retain(|(number, _)| !retired.contains(number));
+        for number in &retired {
+            outlets
+                .channels
+                .iter()
+                .for_each(|(_, outlet)| outlet.segment_gone(*number));
+        }
+        self.counters
+            .set(Counter::ArenaBytes, self.arena.bytes() as u64);
+        !retired.is_empty()
+    }
+
+    /// Who holds how much of the arena.
+    pub(crate) fn holders(&self) -> Vec<Holder> {
+        let holder = |channel: &TxChannel| {
+            let (chunks, bytes) = channel.producer.lent().fold((0, 0), |(chunks, bytes), id| {
+                (chunks + 1, bytes + self.arena.chunk_bytes(id) as u64)
+            });
+            Holder {
+                node: channel.subscriber_name.clone(),
+                chunks,
+                bytes,
+            }
+        };
+        let mut holders: Vec<_> = self.channels.iter().map(holder).collect();
+        holders.retain(|holder| holder.chunks > 0);
+        let lent: usize = holders
+            .iter()
+            .map(|holder| holder.chunks)
+            .max()
+            .unwrap_or_default();
+        if self.arena.used_count() > lent && holders.is_empty() {
+            let chunks = self.arena.used_count();
+            holders.push(Holder {
+                node: "loans of this publisher".into(),
+                chunks,
+                bytes: 0,
+            });
+        }
+        holders
+    }
+
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+}
+
+/// What a cancelled send leaves behind is cleared up here.
+struct Abandon<'a> {
+    outbox: &'a mut Outbox,
+    chunk: Option<ChunkId>,
+}
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        let Outbox {
+            channels,
+            arena,
+            parker,
+            counters,
+            ..
+        } = &mut *self.outbox;
+        for channel in channels.iter_mut().filter(|channel| channel.is_blocked) {
+            channel.is_blocked = false;
+            channel.producer.count_dropped();
+            counters.add(Counter::LostDropped, 1);
+        }
+        if let Some(id) = self.chunk {
+            arena.release(id);
+        }
+        parker.end_park();
+    }
+}
+
+fn published<'a>(chunk: Chunk<Segment>, len: u32) -> (Payload<'a>, ChunkId) {
+    let place = ChunkRef {
+        segment: chunk.id().segment,
+        offset: chunk.offset() as u64,
+        len,
+    };
+    let id = chunk.into_published();
+    (Payload::Chunk { place, id }, id)
+}
+
+#[inline]
+fn push(
+    arena: &mut Arena<SegmentStore>,
+    channel: &mut TxChannel,
+    head: Head,
+    payload: Payload<'_>,
+) -> Result<(), PushError> {
+    match payload {
+        Payload::Inline(bytes) => channel
+            .producer
+            .push_inline(head, bytes, |id| arena.release(id)),
+        Payload::Chunk { place, id } => {
+            channel
+                .producer
+                .push_chunk(head, place, id, |back| arena.release(back))?;
+            arena.retain(id);
+            Ok(())
+        }
+    }
+}
+
+/// Ends a channel whose subscriber breaks the protocol.
+#[cold]
+fn give_up(shared: &Arc<PublisherShared>, channel: &mut TxChannel, corrupt: &shmesh_shm::Corrupt) {
+    let (topic, subscriber) = (&shared.endpoint.topic, &channel.subscriber_name);
+    tracing::warn!(topic, subscriber, %corrupt, "channel ended");
+    channel.is_blocked = false;
+    shared.remove(channel.key);
+}
+
+const _: () = assert!(INLINE_BYTES < u32::MAX as usize);
+
+/// Looks for room before a publisher sleeps: some microseconds.
+const SPIN_ROUNDS: u32 = 200;
+/// Pauses between two looks, at most.
+const SPINS_PER_ROUND: u32 = 64;
+/// Longest sleep before it looks for itself. Not needed for waking up, which models prove; it
+/// bounds the damage of a kernel or peer that breaks its word.
+const PARK_MAX: Duration = Duration::from_secs(1);

@@ -1,0 +1,486 @@
+//! The receiving end of a topic.
+//!
+//! One subscriber, three ways to wait: `try_recv` and `recv_spin` never sleep, `recv_blocking`
+//! sleeps in the kernel and needs no runtime, `recv` and the `Stream` sleep in tokio. All of them
+//! take from the same rings, so they may be mixed.
+
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use futures_core::Stream;
+use shmesh_shm::{Counter, Parker, Received};
+
+use crate::endpoint::{Overflow, RxChannel, SubscriberEvent, SubscriberShared};
+use crate::error::{Error, RecvError};
+use crate::message::{Payload, Validation};
+use crate::node::{Node, SubscriberSetup};
+use crate::sample::Sample;
+use crate::wait::{AsyncBell, Rhythm};
+
+/// Sets up a [`Subscriber`]; made by [`Node::subscriber`](crate::Node::subscriber).
+#[derive(Debug)]
+#[must_use = "call build() to subscribe"]
+pub struct SubscriberBuilder<P> {
+    node: Node,
+    setup: SubscriberSetup,
+    validation: Validation,
+    carries: PhantomData<fn() -> P>,
+}
+
+impl<P: Payload> SubscriberBuilder<P> {
+    pub(crate) fn new(node: Node, topic: &str) -> Self {
+        let setup = SubscriberSetup {
+            topic: topic.into(),
+            overflow: Overflow::KeepLast(crate::limits::DEPTH_DEFAULT),
+            held_max: crate::limits::HELD_DEFAULT,
+        };
+        Self {
+            node,
+            setup,
+            validation: Validation::default(),
+            carries: PhantomData,
+        }
+    }
+
+    /// What happens when this subscriber does not keep up, and how many unread messages it may
+    /// have. `KeepLast(16)` unless set. A depth of 0 counts as 1.
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.setup.overflow = overflow;
+        self
+    }
+
+    /// How many large messages it may hold at once, per publisher; 8 unless set.
+    pub fn max_held(mut self, count: u32) -> Self {
+        self.setup.held_max = count;
+        self
+    }
+
+    /// How received bytes are checked; in place unless set.
+    pub fn validation(mut self, validation: Validation) -> Self {
+        self.validation = validation;
+        self
+    }
+
+    /// Subscribes. Publishers that exist already, and those that come later, are found on their
+    /// own. Does not wait for any.
+    ///
+    /// # Errors
+    /// A topic name or depth out of bounds; no memory or descriptors; a closed node.
+    pub fn build(self) -> Result<Subscriber<P>, Error> {
+        let (shared, parker) = self.node.add_subscriber(self.setup, P::topic_type())?;
+        Ok(Subscriber {
+            node: self.node,
+            shared,
+            channels: Vec::new(),
+            turn: 0,
+            parker,
+            bell: AsyncBell::default(),
+            rhythm: Rhythm::default(),
+            validation: self.validation,
+            past: Past::default(),
+            received: 0,
+            carries: PhantomData,
+        })
+    }
+}
+
+/// What was lost on channels that are no more.
+#[derive(Clone, Copy, Debug, Default)]
+struct Past {
+    overwritten: u64,
+    dropped: u64,
+    invalid: u64,
+}
+
+/// Counts of a subscriber since it was made. `received + lost` is what its publishers sent to it,
+/// as far as it has read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SubscriberStats {
+    /// Messages delivered.
+    pub received: u64,
+    /// Messages lost, for whatever reason.
+    pub lost: u64,
+    /// Of these, overwritten before they were read (`KeepLast`).
+    pub lost_overwritten: u64,
+    /// Of these, refused because there was no room (`DropNewest`, `Block` past its deadline).
+    pub lost_dropped: u64,
+    /// Of these, delivered by the ring but no valid value of the type.
+    pub lost_invalid: u64,
+    /// Large messages held now.
+    pub held: usize,
+    /// Publishers it is connected to now.
+    pub publishers: usize,
+}
+
+/// The receiving end of a topic. One thread at a time; samples may go anywhere.
+#[derive(Debug)]
+pub struct Subscriber<P: Payload> {
+    node: Node,
+    shared: Arc<SubscriberShared>,
+    channels: Vec<RxChannel>,
+    /// Where the next look starts, so that no publisher is starved by another.
+    turn: usize,
+    parker: Parker,
+    bell: AsyncBell,
+    rhythm: Rhythm,
+    validation: Validation,
+    past: Past,
+    received: u64,
+    carries: PhantomData<fn() -> P>,
+}
+
+impl<P: Payload> Subscriber<P> {
+    /// The topic's name.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        &self.shared.endpoint.topic
+    }
+
+    /// Takes the next message if there is one. Never blocks, makes no system call, and does not
+    /// allocate (but with [`Validation::Copied`]).
+    ///
+    /// # Errors
+    /// [`RecvError::TooManyHeld`] if a large message waits and this subscriber holds as many as it
+    /// may; [`RecvError::Invalid`] if the message is no value of the type: it counts as lost.
+    #[inline]
+    pub fn try_recv(&mut self) -> Result<Option<Sample<P>>, RecvError> {
+        if self.shared.inbox.is_full() {
+            self.take_events();
+        }
+        let count = self.channels.len();
+        for step in 0..count {
+            let mut idx = self.turn + step;
+            if idx >= count {
+                idx -= count;
+            }
+            match self.channels[idx].consumer.try_next() {
+                Ok(Some(received)) => {
+                    self.turn = if idx + 1 == count { 0 } else { idx + 1 };
+                    return self.sample(idx, received).map(Some);
+                }
+                Ok(None) => {}
+                Err(corrupt) => return Err(self.give_up(idx, corrupt)),
+            }
+        }
+        if count > 0 {
+            self.nothing_there()
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Takes the next message, looking for it without sleeping: the lowest latency, for a whole
+    /// core.
+    ///
+    /// # Errors
+    /// [`RecvError::Timeout`] after `timeout`, else as [`try_recv`](Self::try_recv).
+    pub fn recv_spin(&mut self, timeout: Duration) -> Result<Sample<P>, RecvError> {
+        if let Some(sample) = self.try_recv()? {
+            return Ok(sample);
+        }
+        let start = Instant::now();
+        loop {
+            for _ in 0..LOOKS_PER_CLOCK {
+                if let Some(sample) = self.try_recv()? {
+                    return Ok(sample);
+                }
+                std::hint::spin_loop();
+            }
+            if start.elapsed() >= timeout {
+                return Err(RecvError::Timeout { timeout });
+            }
+        }
+    }
+
+    /// Takes the next message, sleeping on this thread until it comes. Needs no runtime. Spins
+    /// for some microseconds first where messages lately came that quickly.
+    ///
+    /// # Errors
+    /// [`RecvError::Timeout`] after `timeout`, else as [`try_recv`](Self::try_recv).
+    pub fn recv_blocking(&mut self, timeout: Duration) -> Result<Sample<P>, RecvError> {
+        if let Some(sample) = self.try_recv()? {
+            return Ok(sample);
+        }
+        let start = Instant::now();
+        if let Some(sample) = self.spin(start)? {
+            return Ok(sample);
+        }
+        loop {
+            self.parker.begin_park();
+            // Looks again before sleeping: who publishes after this sees the parked word.
+            let outcome = self
+                .try_recv()
+                .map(|found| found.map(Ok))
+                .unwrap_or_else(|e| Some(Err(e)));
+            if let Some(outcome) = outcome {
+                self.parker.end_park();
+                self.rhythm.waited(start.elapsed());
+                return outcome;
+            }
+            let left = timeout.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                self.parker.end_park();
+                return Err(RecvError::Timeout { timeout });
+            }
+            let woken = self.parker.wait(Some(left));
+            self.parker.end_park();
+            woken.map_err(|error| RecvError::Wait(error.into()))?;
+        }
+    }
+
+    /// Takes the next message, sleeping in tokio until it comes. Cancel-safe: a future that is
+    /// dropped takes nothing with it.
+    ///
+    /// # Errors
+    /// As [`try_recv`](Self::try_recv).
+    pub async fn recv(&mut self) -> Result<Sample<P>, RecvError> {
+        let mut start = None;
+        std::future::poll_fn(|cx| self.poll_recv(cx, &mut start)).await
+    }
+
+    fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        start: &mut Option<Instant>,
+    ) -> Poll<Result<Sample<P>, RecvError>> {
+        loop {
+            if let Some(sample) = self.try_recv()? {
+                self.parker.end_park();
+                if let Some(start) = start {
+                    self.rhythm.waited(start.elapsed());
+                }
+                return Poll::Ready(Ok(sample));
+            }
+            if !self.parker.is_parked() {
+                let began = *start.get_or_insert_with(Instant::now);
+                if let Some(sample) = self.spin(began)? {
+                    return Poll::Ready(Ok(sample));
+                }
+                // Looks again before sleeping: who publishes after this sees the parked word.
+                self.parker.begin_park();
+                continue;
+            }
+            ready!(self.bell.poll_rung(cx, &self.parker)).map_err(RecvError::from)?;
+            self.parker.end_park();
+        }
+    }
+
+    /// Spins for the next message if it is likely to come soon.
+    fn spin(&mut self, start: Instant) -> Result<Option<Sample<P>>, RecvError> {
+        let spin = self.rhythm.spin();
+        if spin.is_zero() {
+            return Ok(None);
+        }
+        let began = Instant::now();
+        while began.elapsed() < spin {
+            for _ in 0..LOOKS_PER_CLOCK {
+                if let Some(sample) = self.try_recv()? {
+                    self.rhythm.waited(start.elapsed());
+                    return Ok(Some(sample));
+                }
+                std::hint::spin_loop();
+            }
+        }
+        Ok(None)
+    }
+
+    /// How many publishers it is connected to.
+    #[must_use]
+    pub fn publisher_count(&self) -> usize {
+        *self.shared.publishers.borrow()
+    }
+
+    /// Waits until it is connected to a publisher.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] if the node is closed meanwhile.
+    pub async fn wait_for_publisher(&self) -> Result<(), Error> {
+        let mut publishers = self.shared.publishers.subscribe();
+        self.node
+            .or_closed(publishers.wait_for(|count| *count > 0))
+            .await
+    }
+
+    /// Counts since it was made.
+    #[must_use]
+    pub fn stats(&self) -> SubscriberStats {
+        let mut lost = self.past;
+        for channel in &self.channels {
+            lost.overwritten += channel.consumer.overwritten();
+            lost.dropped += channel.consumer.dropped();
+        }
+        SubscriberStats {
+            received: self.received,
+            lost: lost.overwritten + lost.dropped + lost.invalid,
+            lost_overwritten: lost.overwritten,
+            lost_dropped: lost.dropped,
+            lost_invalid: lost.invalid,
+            held: self
+                .channels
+                .iter()
+                .map(|channel| channel.consumer.held())
+                .sum(),
+            publishers: self.publisher_count(),
+        }
+    }
+
+    #[inline]
+    fn sample(&mut self, idx: usize, received: Received) -> Result<Sample<P>, RecvError> {
+        let channel = &self.channels[idx];
+        let counters = &self.shared.counters;
+        if received.lost > 0 {
+            counters.set(Counter::LostOverwritten, channel.consumer.overwritten());
+            counters.set(Counter::LostDropped, channel.consumer.dropped());
+        }
+        counters.add(Counter::Bytes, received.body.bytes().len() as u64);
+        let publisher = Arc::clone(&channel.publisher);
+        match P::view(received.body, self.validation) {
+            Ok(held) => {
+                self.received += 1;
+                counters.set(Counter::Messages, self.received);
+                let Received {
+                    sequence,
+                    sent_ns,
+                    lost,
+                    ..
+                } = received;
+                Ok(Sample {
+                    held,
+                    sequence,
+                    sent_ns,
+                    lost,
+                    publisher,
+                })
+            }
+            Err(invalid) => {
+                self.past.invalid += 1;
+                counters.add(Counter::LostInvalid, 1);
+                Err(RecvError::Invalid {
+                    topic: self.shared.endpoint.topic.clone(),
+                    publisher: publisher.node_name.clone(),
+                    sequence: received.sequence,
+                    reason: invalid.0,
+                })
+            }
+        }
+    }
+
+    /// No ring gave a message: says so, unless one could not because of samples that are held,
+    /// or is closed and empty and can go.
+    #[inline]
+    fn nothing_there(&mut self) -> Result<Option<Sample<P>>, RecvError> {
+        let is_final = |channel: &RxChannel| channel.is_closed || channel.consumer.is_ready();
+        if self.channels.iter().any(is_final) {
+            self.settle()
+        } else {
+            Ok(None)
+        }
+    }
+
+    #[cold]
+    fn settle(&mut self) -> Result<Option<Sample<P>>, RecvError> {
+        let mut idx = 0;
+        while idx < self.channels.len() {
+            let channel = &self.channels[idx];
+            if channel.consumer.is_ready() {
+                if channel.consumer.is_at_held_max() {
+                    let held = channel.consumer.held();
+                    return Err(RecvError::TooManyHeld {
+                        held,
+                        max: self.shared.ring.held_max,
+                    });
+                }
+                // A message came just now, or its segment is still on the way.
+                idx += 1;
+            } else if channel.is_closed {
+                self.retire(idx);
+            } else {
+                idx += 1;
+            }
+        }
+        Ok(None)
+    }
+
+    fn retire(&mut self, idx: usize) {
+        let channel = self.channels.swap_remove(idx);
+        self.past.overwritten += channel.consumer.overwritten();
+        self.past.dropped += channel.consumer.dropped();
+        self.turn = 0;
+        self.shared
+            .counters
+            .set(Counter::Peers, self.channels.len() as u64);
+    }
+
+    #[cold]
+    fn give_up(&mut self, idx: usize, corrupt: shmesh_shm::Corrupt) -> RecvError {
+        let channel = &self.channels[idx];
+        let publisher = channel.publisher.node_name.clone();
+        let number = channel.channel;
+        self.retire(idx);
+        self.node.detach(number);
+        RecvError::Corrupt {
+            publisher,
+            reason: corrupt.0,
+        }
+    }
+
+    #[cold]
+    fn take_events(&mut self) {
+        for event in self.shared.inbox.take() {
+            match event {
+                SubscriberEvent::Add(channel) => self.channels.push(*channel),
+                SubscriberEvent::Segment {
+                    channel,
+                    number,
+                    block,
+                } => {
+                    if let Some(found) = self.find(channel)
+                        && let Err(error) = found.consumer.add_segment(number, block)
+                    {
+                        tracing::warn!(%error, "segment refused");
+                    }
+                }
+                SubscriberEvent::SegmentGone { channel, number } => {
+                    if let Some(found) = self.find(channel) {
+                        found.consumer.remove_segment(number);
+                    }
+                }
+                SubscriberEvent::Closed { channel } => {
+                    if let Some(found) = self.find(channel) {
+                        found.is_closed = true;
+                    }
+                }
+            }
+        }
+        self.shared
+            .counters
+            .set(Counter::Peers, self.channels.len() as u64);
+    }
+
+    fn find(&mut self, channel: u64) -> Option<&mut RxChannel> {
+        self.channels
+            .iter_mut()
+            .find(|found| found.channel == channel)
+    }
+}
+
+/// Messages as a stream. It does not end; take from it as long as you like.
+impl<P: Payload> Stream for Subscriber<P> {
+    type Item = Result<Sample<P>, RecvError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_recv(cx, &mut None).map(Some)
+    }
+}
+
+impl<P: Payload> Drop for Subscriber<P> {
+    fn drop(&mut self) {
+        self.node.remove_subscriber(&self.shared);
+    }
+}
+
+/// How often a spinning receiver looks between two readings of the clock.
+const LOOKS_PER_CLOCK: u32 = 64;

@@ -1,0 +1,419 @@
+//! Who is in the mesh, as data: nodes, their publishers and subscribers, and the changes of these.
+//!
+//! A topology is what its changes say, in order; applying them is all a node does to follow the
+//! coordinator. No I/O and no clock here.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::id::{HostId, NodeId};
+use crate::limits::{ENDPOINTS_PER_NODE_MAX, NODES_MAX, TYPE_NAME_BYTES_MAX};
+use crate::name;
+
+/// How messages of a topic are encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Encoding {
+    /// Bytes without meaning to us.
+    Raw,
+    /// An rkyv archive.
+    Rkyv,
+}
+
+/// What a topic carries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicType {
+    /// The encoding.
+    pub encoding: Encoding,
+    /// The type's name.
+    pub name: String,
+    /// Differs where the layouts differ.
+    pub hash: u64,
+}
+
+impl std::fmt::Display for TopicType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} ({:?}, {:016x})",
+            name::escaped(&self.name),
+            self.encoding,
+            self.hash
+        )
+    }
+}
+
+/// Which end of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Role {
+    /// It sends.
+    Publisher,
+    /// It receives.
+    Subscriber,
+}
+
+/// A publisher or subscriber.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its number, unique inside its node.
+    pub id: u32,
+    /// Which end.
+    pub role: Role,
+    /// The topic's name.
+    pub topic: String,
+    /// What it carries.
+    pub ty: TopicType,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name; several nodes may have the same.
+    pub name: String,
+    /// Its host.
+    pub host: HostId,
+    /// Its user.
+    pub uid: u32,
+    /// Its process, for people; never used for liveness.
+    pub pid: u32,
+    /// Path of the socket for host links.
+    pub socket: String,
+    /// Addresses for network links.
+    pub addresses: Vec<String>,
+}
+
+/// One change of a topology.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// A node came.
+    NodeUp(NodeInfo),
+    /// A node went, with all it had.
+    NodeDown(NodeId),
+    /// A node's publisher or subscriber came.
+    EndpointUp {
+        /// The node.
+        node: NodeId,
+        /// What came.
+        endpoint: Endpoint,
+    },
+    /// A node's publisher or subscriber went.
+    EndpointDown {
+        /// The node.
+        node: NodeId,
+        /// What went.
+        endpoint: u32,
+    },
+}
+
+impl Change {
+    /// The node it is about.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        match self {
+            Self::NodeUp(info) => info.id,
+            Self::NodeDown(node)
+            | Self::EndpointUp { node, .. }
+            | Self::EndpointDown { node, .. } => *node,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Member {
+    info: NodeInfo,
+    endpoints: BTreeMap<u32, Endpoint>,
+}
+
+/// Who is in the mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    members: BTreeMap<NodeId, Member>,
+    /// Which endpoints a topic has, so that matching costs what it finds.
+    topics: HashMap<String, Vec<(NodeId, u32)>>,
+}
+
+impl Topology {
+    /// Applies a change; false if it changes nothing (a repetition).
+    ///
+    /// # Errors
+    /// A name or number out of bounds, or a change of a node that is not there; nothing is
+    /// changed then.
+    pub fn apply(&mut self, change: &Change) -> Result<bool, Error> {
+        match change {
+            Change::NodeUp(info) => self.add_node(info),
+            Change::NodeDown(node) => Ok(self.remove_node(*node)),
+            Change::EndpointUp { node, endpoint } => self.add_endpoint(*node, endpoint),
+            Change::EndpointDown { node, endpoint } => Ok(self.remove_endpoint(*node, *endpoint)),
+        }
+    }
+
+    /// The nodes, by id.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeInfo> {
+        self.members.values().map(|member| &member.info)
+    }
+
+    /// A node.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> Option<&NodeInfo> {
+        self.members.get(&id).map(|member| &member.info)
+    }
+
+    /// A node's endpoints, by number.
+    pub fn endpoints(&self, id: NodeId) -> impl Iterator<Item = &Endpoint> {
+        self.members
+            .get(&id)
+            .into_iter()
+            .flat_map(|member| member.endpoints.values())
+    }
+
+    /// All endpoints of a topic in a role, with their nodes.
+    pub fn matching(
+        &self,
+        topic: &str,
+        role: Role,
+    ) -> impl Iterator<Item = (&NodeInfo, &Endpoint)> {
+        let found = self.topics.get(topic).into_iter().flatten();
+        found.filter_map(move |(node, endpoint)| {
+            let member = self.members.get(node)?;
+            let endpoint = member.endpoints.get(endpoint)?;
+            (endpoint.role == role).then_some((&member.info, endpoint))
+        })
+    }
+
+    /// The changes that make an empty topology this one.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<Change> {
+        self.members
+            .keys()
+            .flat_map(|id| self.snapshot_of(*id))
+            .collect()
+    }
+
+    /// The changes that add one node with all it has.
+    #[must_use]
+    pub fn snapshot_of(&self, id: NodeId) -> Vec<Change> {
+        let node = self.node(id).map(|info| Change::NodeUp(info.clone()));
+        let endpoints = self.endpoints(id).map(|endpoint| Change::EndpointUp {
+            node: id,
+            endpoint: endpoint.clone(),
+        });
+        node.into_iter().chain(endpoints).collect()
+    }
+
+    fn add_node(&mut self, info: &NodeInfo) -> Result<bool, Error> {
+        name::check_node(&info.name)?;
+        let is_plausible = info.socket.len() <= 108
+            && info.addresses.len() <= 16
+            && info.addresses.iter().all(|address| address.len() <= 256);
+        if !is_plausible {
+            return Err(Error::Protocol("address too long"));
+        }
+        if let Some(member) = self.members.get_mut(&info.id) {
+            let is_new = member.info != *info;
+            member.info.clone_from(info);
+            return Ok(is_new);
+        }
+        within("nodes of the mesh", self.members.len() + 1, NODES_MAX)?;
+        let member = Member {
+            info: info.clone(),
+            endpoints: BTreeMap::new(),
+        };
+        self.members.insert(info.id, member);
+        Ok(true)
+    }
+
+    fn remove_node(&mut self, id: NodeId) -> bool {
+        let Some(member) = self.members.remove(&id) else {
+            return false;
+        };
+        for endpoint in member.endpoints.values() {
+            self.forget_topic(&endpoint.topic, id, endpoint.id);
+        }
+        true
+    }
+
+    fn add_endpoint(&mut self, id: NodeId, endpoint: &Endpoint) -> Result<bool, Error> {
+        let topic = name::check_topic(&endpoint.topic)?;
+        within(
+            "bytes of a type name",
+            endpoint.ty.name.len(),
+            TYPE_NAME_BYTES_MAX,
+        )?;
+        let member = self
+            .members
+            .get_mut(&id)
+            .ok_or(Error::Protocol("endpoint of an unknown node"))?;
+        if let Some(known) = member.endpoints.get(&endpoint.id) {
+            if known == endpoint {
+                return Ok(false);
+            }
+            return Err(Error::Protocol("endpoint number used twice"));
+        }
+        let count = member.endpoints.len() + 1;
+        within(
+            "endpoints of a node",
+            count,
+            ENDPOINTS_PER_NODE_MAX as usize,
+        )?;
+        member.endpoints.insert(endpoint.id, endpoint.clone());
+        self.topics
+            .entry(topic.to_owned())
+            .or_default()
+            .push((id, endpoint.id));
+        Ok(true)
+    }
+
+    fn remove_endpoint(&mut self, id: NodeId, endpoint: u32) -> bool {
+        let removed = self
+            .members
+            .get_mut(&id)
+            .and_then(|m| m.endpoints.remove(&endpoint));
+        let Some(removed) = removed else { return false };
+        self.forget_topic(&removed.topic, id, endpoint);
+        true
+    }
+
+    fn forget_topic(&mut self, topic: &str, node: NodeId, endpoint: u32) {
+        if let Some(ends) = self.topics.get_mut(topic) {
+            ends.retain(|end| *end != (node, endpoint));
+            if ends.is_empty() {
+                self.topics.remove(topic);
+            }
+        }
+    }
+}
+
+fn within(what: &'static str, found: usize, max: usize) -> Result<(), Error> {
+    if found <= max {
+        return Ok(());
+    }
+    Err(Error::OutOfBounds {
+        what,
+        found: found as u64,
+        min: 0,
+        max: max as u64,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn node(id: u128) -> NodeInfo {
+        NodeInfo {
+            id: NodeId(id),
+            name: format!("n{id}"),
+            host: HostId(1),
+            uid: 0,
+            pid: 1,
+            socket: "/run/x".into(),
+            addresses: vec![],
+        }
+    }
+
+    fn endpoint(id: u32, role: Role, topic: &str) -> Endpoint {
+        let ty = TopicType {
+            encoding: Encoding::Raw,
+            name: "bytes".into(),
+            hash: 0,
+        };
+        Endpoint {
+            id,
+            role,
+            topic: topic.into(),
+            ty,
+        }
+    }
+
+    fn up(id: u128, number: u32, role: Role, topic: &str) -> Change {
+        Change::EndpointUp {
+            node: NodeId(id),
+            endpoint: endpoint(number, role, topic),
+        }
+    }
+
+    #[test]
+    fn a_node_takes_its_endpoints_with_it() {
+        let mut topology = Topology::default();
+        assert!(
+            topology.apply(&up(1, 0, Role::Publisher, "a")).is_err(),
+            "node unknown"
+        );
+        assert!(topology.apply(&Change::NodeUp(node(1))).unwrap());
+        assert!(
+            !topology.apply(&Change::NodeUp(node(1))).unwrap(),
+            "a repetition"
+        );
+        assert!(topology.apply(&up(1, 0, Role::Publisher, "a")).unwrap());
+        assert!(
+            topology.apply(&up(1, 0, Role::Publisher, "b")).is_err(),
+            "number used twice"
+        );
+        assert!(topology.apply(&up(1, 1, Role::Subscriber, "a")).unwrap());
+        assert_eq!(topology.matching("a", Role::Publisher).count(), 1);
+        assert!(topology.apply(&Change::NodeDown(NodeId(1))).unwrap());
+        assert_eq!(topology, Topology::default());
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_changes_nothing() {
+        let mut topology = Topology::default();
+        let bad = NodeInfo {
+            name: "a\x1bb".into(),
+            ..node(1)
+        };
+        assert!(topology.apply(&Change::NodeUp(bad)).is_err());
+        topology.apply(&Change::NodeUp(node(1))).unwrap();
+        for id in 0..ENDPOINTS_PER_NODE_MAX {
+            topology.apply(&up(1, id, Role::Subscriber, "t")).unwrap();
+        }
+        let more = up(1, ENDPOINTS_PER_NODE_MAX, Role::Subscriber, "t");
+        assert!(matches!(
+            topology.apply(&more),
+            Err(Error::OutOfBounds { .. })
+        ));
+    }
+
+    fn any_change() -> impl Strategy<Value = Change> {
+        let topics = prop_oneof![Just("a"), Just("b/c")];
+        let roles = prop_oneof![Just(Role::Publisher), Just(Role::Subscriber)];
+        prop_oneof![
+            (1..4_u128).prop_map(|id| Change::NodeUp(node(id))),
+            (1..4_u128).prop_map(|id| Change::NodeDown(NodeId(id))),
+            (1..4_u128, 0..4_u32, roles, topics).prop_map(|(id, n, role, t)| up(id, n, role, t)),
+            (1..4_u128, 0..4_u32).prop_map(|(id, n)| Change::EndpointDown {
+                node: NodeId(id),
+                endpoint: n
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_snapshot_and_the_rest_is_the_whole(
+            before in prop::collection::vec(any_change(), 0..40),
+            after in prop::collection::vec(any_change(), 0..40),
+        ) {
+            let mut whole = Topology::default();
+            before.iter().for_each(|change| { let _ = whole.apply(change); });
+            let mut late = Topology::default();
+            for change in whole.snapshot() {
+                prop_assert!(late.apply(&change).unwrap());
+            }
+            for change in &after {
+                prop_assert_eq!(whole.apply(change).ok(), late.apply(change).ok());
+            }
+            prop_assert_eq!(whole.snapshot(), late.snapshot());
+            for role in [Role::Publisher, Role::Subscriber] {
+                let in_all = whole.nodes().flat_map(|n| whole.endpoints(n.id))
+                    .filter(|e| e.role == role && e.topic == "a").count();
+                prop_assert_eq!(whole.matching("a", role).count(), in_all);
+            }
+        }
+    }
+}
