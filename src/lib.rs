@@ -42,4 +42,7 @@ pub mod link;
 
 mod driver;
 
+#[doc(hidden)]
+pub mod cli;
+
 pub use rkyv;

@@ -164,6 +164,13 @@ unsafe impl Words for Slot {
     }
 }
 
+// SAFETY: an atomic and padding.
+unsafe impl Words for Apart {
+    fn zeroed() -> Self {
+        Self(word())
+    }
+}
+
 // SAFETY: an atomic.
 unsafe impl Words for AtomicU64 {
     fn zeroed() -> Self {

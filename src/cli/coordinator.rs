@@ -1,0 +1,86 @@
+//! `mesh coordinator`: runs a coordinator until a signal.
+
+use std::io::Write as _;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Failure;
+use crate::coordinator::Coordinator;
+use crate::limits::COORDINATOR_PORT;
+
+/// Tell nodes about each other. Messages never pass through the coordinator, and go on without it.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  mesh coordinator                      nodes of this computer
+  mesh coordinator --host 0.0.0.0       nodes of other computers too; anybody can join
+  mesh coordinator --port 0 --json      a free port, said in JSON
+
+Ends at Ctrl-C or SIGTERM with exit code 0.")]
+pub struct CoordinatorArgs {
+    /// Address to listen at. Only this computer unless set: there is no authentication yet
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port to listen at; 0 takes a free one
+    #[arg(long, default_value_t = COORDINATOR_PORT)]
+    pub port: u16,
+    /// Say where it listens as one line of JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Default for CoordinatorArgs {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".into(),
+            port: COORDINATOR_PORT,
+            json: false,
+        }
+    }
+}
+
+/// Runs until Ctrl-C or SIGTERM.
+///
+/// # Errors
+/// If it cannot listen.
+pub fn run(args: &CoordinatorArgs) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let host = if args.host.contains(':') && !args.host.starts_with('[') {
+            format!("[{}]", args.host)
+        } else {
+            args.host.clone()
+        };
+        let coordinator = Coordinator::bind(&format!("{host}:{}", args.port)).await?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        announce(&coordinator, args.json)?;
+        let over = async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        coordinator.run(over).await;
+        Ok(())
+    })
+}
+
+fn announce(coordinator: &Coordinator, as_json: bool) -> Result<(), Failure> {
+    let address = coordinator.local_addr()?;
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        let word = serde_json::json!({
+            "listening": address.to_string(),
+            "epoch": coordinator.epoch(),
+        });
+        writeln!(out, "{word}")?;
+    } else {
+        writeln!(out, "coordinator listening on {address}")?;
+    }
+    out.flush()?;
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! `local`: a coordinator here, a receiver and a sender as processes of their own.
+
+use std::process::{Child, Command, Stdio};
+
+use super::RunArgs;
+use crate::cli::{Exit, Failure};
+use crate::coordinator::Coordinator;
+
+/// A process that ends with us: it watches its standard input, and we end it if we can.
+struct Owned(Child);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // Fails only if it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let coordinator = Coordinator::bind("127.0.0.1:0").await?;
+        let address = coordinator.local_addr()?.to_string();
+        let measuring = tokio::task::spawn_blocking({
+            let args = args.clone();
+            move || measure(&args, &address)
+        });
+        let mut outcome = None;
+        coordinator
+            .run(async {
+                outcome = tokio::select! {
+                    measured = measuring => Some(measured),
+                    _ = tokio::signal::ctrl_c() => None,
+                };
+            })
+            .await;
+        match outcome {
+            Some(measured) => measured?,
+            None => std::process::exit(130),
+        }
+    })
+}
+
+fn measure(args: &RunArgs, address: &str) -> Result<(), Failure> {
+    let mut receiver = Command::new("/proc/self/exe");
+    receiver
+        .args(speedtest_verb())
+        .args(["recv", "--until-eof", "--coordinator", address]);
+    receiver.args(["--topic", &args.common.topic]);
+    let _receiver = Owned(
+        receiver
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()?,
+    );
+    let mut sender = Command::new("/proc/self/exe");
+    sender
+        .args(speedtest_verb())
+        .args(["send", "--coordinator", address]);
+    sender.args(choices(args)).stdin(Stdio::null());
+    let status = Owned(sender.spawn()?).0.wait()?;
+    if status.success() {
+        return Ok(());
+    }
+    let exit = if status.code() == Some(2) {
+        Exit::Usage
+    } else {
+        Exit::Failure
+    };
+    Err(Failure {
+        exit,
+        error: anyhow::anyhow!("the sender failed ({status})"),
+    })
+}
+
+/// The word before `recv` and `send` when this runs as `mesh speedtest`.
+fn speedtest_verb() -> Option<&'static str> {
+    let mut args = std::env::args().skip(1);
+    args.next()
+        .filter(|first| first == "speedtest")
+        .map(|_| "speedtest")
+}
+
+/// Our own arguments, as the sender takes them.
+fn choices(args: &RunArgs) -> Vec<String> {
+    let skipped = speedtest_verb().map_or(2, |_| 3);
+    let mut rest = std::env::args().skip(skipped).peekable();
+    let mut passed = Vec::new();
+    while let Some(arg) = rest.next() {
+        // The coordinator is ours, whatever was asked.
+        if arg == "--coordinator" {
+            rest.next();
+        } else if !arg.starts_with("--coordinator=") {
+            passed.push(arg);
+        }
+    }
+    debug_assert!(args.common.coordinator.is_none() || passed.len() < skipped + 64);
+    passed
+}

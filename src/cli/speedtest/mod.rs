@@ -1,0 +1,156 @@
+//! `mesh-speedtest`: how fast messages are on this computer, and how late the latest come.
+//!
+//! The sender drives: it tells the receiver each run over a topic of its own, and gets what the
+//! receiver measured over another. So two terminals need nothing but a coordinator, and the
+//! receiver serves any number of runs.
+
+mod cores;
+mod local;
+mod peer;
+mod receiver;
+mod reference;
+mod report;
+mod sender;
+mod spec;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use self::spec::{Pattern, Payload, Transport, Wait, parse_size};
+use super::Failure;
+
+/// Measure latency and throughput between two processes.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  mesh-speedtest local                                   everything, in one table
+  mesh-speedtest local --pattern ping --message-size 64  one measurement
+  mesh-speedtest local --pattern paced --rate 200 --message-size 1MB --wait async --json
+  mesh-speedtest recv                                    on one terminal, and ...
+  mesh-speedtest send                                    ... on another (with `mesh` running)
+
+Latencies are one-way: of ping, half of a round trip; of paced, from the time each message was due,
+by the clock that the processes of one host share.
+Exit codes: 0 success, 1 failure, 2 wrong usage.")]
+pub struct SpeedtestArgs {
+    #[command(subcommand)]
+    side: Side,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Side {
+    /// Start a coordinator, a receiver and a sender, measure, and clean up
+    Local(RunArgs),
+    /// Send to a receiver, and say what came of it
+    Send(RunArgs),
+    /// Receive, for any number of senders, until Ctrl-C
+    Recv(RecvArgs),
+    /// The other end of the bare reference measurement
+    #[command(hide = true)]
+    Reference(reference::ReferenceArgs),
+}
+
+/// What both ends take.
+#[derive(Args, Clone, Debug)]
+struct CommonArgs {
+    /// First part of the names of the topics used
+    #[arg(long, default_value = "speedtest")]
+    topic: String,
+    /// Address of the coordinator [default: $SHMESH_COORDINATOR or 127.0.0.1:7679]
+    #[arg(long)]
+    coordinator: Option<String>,
+    /// Core to run on [default: the sender on the first, the receiver on the second]
+    #[arg(long)]
+    core: Option<usize>,
+}
+
+#[derive(Args, Clone, Debug)]
+struct RecvArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+    /// Exit when standard input ends
+    #[arg(long, hide = true)]
+    until_eof: bool,
+    // The sender chooses; taken so that both ends can be called alike, as with rosy.
+    #[command(flatten)]
+    _choices: ChoiceArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+struct RunArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    choices: ChoiceArgs,
+}
+
+/// What is measured. The sender chooses for both.
+#[derive(Args, Clone, Debug)]
+struct ChoiceArgs {
+    /// Bytes of a message: 64, 1k, 1kB, 1KiB, 1MiB [default: 0, 64, 1kB and 1MB in turn]
+    #[arg(long, value_parser = parse_size)]
+    message_size: Option<usize>,
+    /// Seconds of one measurement
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    /// How to wait for messages
+    #[arg(long, value_enum, default_value_t = Wait::Spin)]
+    wait: Wait,
+    /// How messages travel
+    #[arg(long, value_enum, default_value_t = Transport::Auto)]
+    transport: Transport,
+    /// What to measure [default: all in turn]
+    #[arg(long, value_enum)]
+    pattern: Option<Pattern>,
+    /// Messages a second, for `paced`
+    #[arg(long, default_value_t = 1000.0)]
+    rate: f64,
+    /// What the sender writes [default: `write` for stream, else `loan`]
+    #[arg(long, value_enum)]
+    payload: Option<Payload>,
+    /// Print one line of JSON for each measurement, and nothing else
+    #[arg(long)]
+    json: bool,
+    /// Write the latencies to this file, in HdrHistogram's percentile format
+    #[arg(long, value_name = "FILE")]
+    hgrm: Option<PathBuf>,
+}
+
+/// Runs the tool.
+///
+/// # Errors
+/// What kept it from measuring.
+pub fn run(args: &SpeedtestArgs) -> Result<(), Failure> {
+    match &args.side {
+        Side::Local(run) => {
+            check(&run.choices)?;
+            local::run(run)
+        }
+        Side::Send(run) => {
+            check(&run.choices)?;
+            sender::run(run)
+        }
+        Side::Recv(recv) => receiver::run(recv),
+        Side::Reference(args) => reference::serve(args),
+    }
+}
+
+fn check(choices: &ChoiceArgs) -> Result<(), Failure> {
+    if choices.transport == Transport::Tcp {
+        return Err(Failure::usage(
+            "the network path is not there yet; `--transport auto` or `shm` measures shared memory",
+        ));
+    }
+    for (what, value, max) in [
+        ("seconds", choices.seconds, 86_400.0),
+        ("rate", choices.rate, 1e6),
+    ] {
+        if !(value > 0.0 && value <= max) {
+            return Err(Failure::usage(format!(
+                "--{what} must be above 0 and at most {max}"
+            )));
+        }
+    }
+    Ok(())
+}

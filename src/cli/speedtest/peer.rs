@@ -1,0 +1,82 @@
+//! What both ends share: the node, the topics beside the measured ones, and the three ways to wait.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::CommonArgs;
+use super::spec::Wait;
+use crate::cli::Failure;
+use crate::{Node, Overflow, Publisher, Raw, RecvError, Sample, Subscriber};
+
+/// How long one end waits for the other's word.
+pub(super) const WORD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Joins the mesh.
+pub(super) async fn join(name: &str, common: &CommonArgs) -> Result<Node, Failure> {
+    let mut builder = Node::builder(name);
+    if let Some(address) = &common.coordinator {
+        builder = builder.coordinator(address);
+    }
+    Ok(builder.build().await?)
+}
+
+/// A topic for short words in JSON.
+pub(super) fn word_subscriber(node: &Node, topic: &str) -> Result<Subscriber<Raw>, Failure> {
+    let overflow = Overflow::Block {
+        depth: 16,
+        deadline: WORD_TIMEOUT,
+    };
+    Ok(node.subscriber::<Raw>(topic).overflow(overflow).build()?)
+}
+
+pub(super) fn say<T: Serialize>(publisher: &mut Publisher<Raw>, word: &T) -> Result<(), Failure> {
+    publisher.publish_bytes(&serde_json::to_vec(word)?)?;
+    Ok(())
+}
+
+/// The next word, or `None` after `timeout`.
+pub(super) fn hear<T: DeserializeOwned>(
+    subscriber: &mut Subscriber<Raw>,
+    timeout: Duration,
+) -> Result<Option<T>, Failure> {
+    match subscriber.recv_blocking(timeout) {
+        Ok(sample) => Ok(Some(serde_json::from_slice(&sample)?)),
+        Err(RecvError::Timeout { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The next message in the way that is measured, or `None` after `timeout`.
+#[inline]
+pub(super) async fn receive(
+    subscriber: &mut Subscriber<Raw>,
+    wait: Wait,
+    timeout: Duration,
+) -> Result<Option<Sample<Raw>>, RecvError> {
+    let received = match wait {
+        Wait::Spin => subscriber.recv_spin(timeout),
+        Wait::Block => subscriber.recv_blocking(timeout),
+        Wait::Async => match subscriber.try_recv()? {
+            Some(sample) => Ok(sample),
+            None => match tokio::time::timeout(timeout, subscriber.recv()).await {
+                Ok(received) => received,
+                Err(_) => return Ok(None),
+            },
+        },
+    };
+    match received {
+        Ok(sample) => Ok(Some(sample)),
+        Err(RecvError::Timeout { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Runs one end: all waits take turns on this thread.
+pub(super) fn block_on<T>(run: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(run)
+}

@@ -1,0 +1,324 @@
+//! The sending end: chooses the runs, drives them, and says what came of them.
+
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use indicatif::{ProgressBar, ProgressStyle};
+use shmesh_shm::{INLINE_BYTES, monotonic_ns};
+
+use super::peer::{WORD_TIMEOUT, block_on, hear, join, receive, say, word_subscriber};
+use super::receiver::stream_depth;
+use super::report::{self, Measured};
+use super::spec::{Control, Outcome, Pattern, Payload, Report, Spec, Wait, verify_byte};
+use super::{ChoiceArgs, RunArgs, cores, reference};
+use crate::cli::Failure;
+use crate::{Node, Overflow, Publisher, Raw, Subscriber};
+
+/// Sizes measured unless one is asked for, as rosy does, and the one people compare.
+const SIZES: [usize; 4] = [0, 64, 1000, 1_000_000];
+/// The paced sender sleeps until this long before a message is due, then looks at the clock.
+const WAKE_EARLY: Duration = Duration::from_micros(200);
+/// Share of the time that is not counted, at first.
+const WARM_UP: f64 = 0.1;
+/// Messages of a stream between two looks at the clock.
+const STREAM_BATCH: u64 = 256;
+
+pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
+    let core = cores::choose(0, args.common.core);
+    block_on(async {
+        let node = join("speedtest-send", &args.common).await?;
+        let core = cores::pin("sender", core);
+        let mut sender = Sender::connect(&node, &args.common.topic, core).await?;
+        let specs = specs(&args.choices);
+        let progress = progress_bar(specs.len(), args.choices.json);
+        let mut all = Vec::new();
+        for spec in specs {
+            progress.set_message(format!("{:?} {} B", spec.pattern, spec.message_size));
+            let measured = sender.measure(&spec).await?;
+            if args.choices.json {
+                report::print_json(&measured)?;
+            }
+            all.push(measured);
+            progress.inc(1);
+        }
+        progress.finish_and_clear();
+        if !args.choices.json {
+            report::print_table(&all)?;
+        }
+        if let Some(path) = &args.choices.hgrm {
+            report::write_hgrm(path, &all)?;
+        }
+        Ok(())
+    })
+}
+
+fn specs(choices: &ChoiceArgs) -> Vec<Spec> {
+    let patterns = choices
+        .pattern
+        .map_or(Pattern::ALL.to_vec(), |pattern| vec![pattern]);
+    let sizes = choices
+        .message_size
+        .map_or(SIZES.to_vec(), |size| vec![size]);
+    let spec = |pattern, message_size| Spec {
+        pattern,
+        wait: choices.wait,
+        payload: choices.payload.unwrap_or(match pattern {
+            Pattern::Stream => Payload::Write,
+            Pattern::Ping | Pattern::Paced => Payload::Loan,
+        }),
+        message_size,
+        seconds: choices.seconds,
+        rate: choices.rate,
+    };
+    let of_pattern = |pattern| sizes.iter().map(move |size| spec(pattern, *size));
+    patterns.into_iter().flat_map(of_pattern).collect()
+}
+
+/// On a terminal only; a pipe gets none.
+fn progress_bar(count: usize, is_json: bool) -> ProgressBar {
+    if is_json {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}");
+    let bar = ProgressBar::new(count as u64);
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+struct Sender<'a> {
+    node: &'a Node,
+    topic: String,
+    core: Option<usize>,
+    control: Publisher<Raw>,
+    reports: Subscriber<Raw>,
+}
+
+impl<'a> Sender<'a> {
+    async fn connect(node: &'a Node, topic: &str, core: Option<usize>) -> Result<Self, Failure> {
+        let control = node.publisher::<Raw>(&format!("{topic}/control")).build()?;
+        let reports = word_subscriber(node, &format!("{topic}/report"))?;
+        let found = async {
+            control.wait_for_listener().await?;
+            reports.wait_for_publisher().await
+        };
+        let found = tokio::time::timeout(WORD_TIMEOUT, found).await;
+        found.map_err(|_| {
+            Failure::usage(format!(
+                "no receiver on `{topic}` within {WORD_TIMEOUT:?}; start `mesh-speedtest recv`"
+            ))
+        })??;
+        Ok(Self {
+            node,
+            topic: topic.to_owned(),
+            core,
+            control,
+            reports,
+        })
+    }
+
+    async fn measure(&mut self, spec: &Spec) -> Result<Measured, Failure> {
+        let mut data = self.node.publisher::<Raw>(&format!("{}/data", self.topic));
+        if spec.pattern != Pattern::Paced {
+            data = data.without_timestamps();
+        }
+        if spec.message_size > INLINE_BYTES {
+            let count = match spec.pattern {
+                Pattern::Stream => stream_depth(spec.message_size) as usize + 2,
+                Pattern::Ping | Pattern::Paced => 4,
+            };
+            data = data.reserve(spec.message_size, count);
+        }
+        let mut data = data.build()?;
+        let echo = format!("{}/echo", self.topic);
+        let mut echo = match spec.pattern {
+            Pattern::Ping => {
+                let overflow = Overflow::KeepLast(16);
+                Some(
+                    self.node
+                        .subscriber::<Raw>(&echo)
+                        .overflow(overflow)
+                        .build()?,
+                )
+            }
+            Pattern::Paced | Pattern::Stream => None,
+        };
+        say(&mut self.control, &Control::Start(*spec))?;
+        let Some(Report::Ready { core: peer_core }) = hear(&mut self.reports, WORD_TIMEOUT)? else {
+            return Err(Failure::usage(
+                "the receiver is not ready; is it busy with another sender?",
+            ));
+        };
+        tokio::time::timeout(WORD_TIMEOUT, data.wait_for_listener()).await??;
+        let before = self.reference(spec, peer_core)?;
+        let (sent, seconds, latencies) = match spec.pattern {
+            Pattern::Ping => {
+                let echo = echo.as_mut().ok_or_else(|| Failure::usage("no echo"))?;
+                ping(spec, &mut data, echo).await?
+            }
+            Pattern::Paced => self.paced(spec, &mut data).await?,
+            Pattern::Stream => stream(spec, &mut data).await?,
+        };
+        say(&mut self.control, &Control::Finish { sent })?;
+        let outcome = match hear(&mut self.reports, 6 * WORD_TIMEOUT)? {
+            Some(Report::Done(outcome)) => outcome,
+            _ => return Err(Failure::usage("the receiver did not report")),
+        };
+        let after = self.reference(spec, peer_core)?;
+        let reference_ns = before
+            .zip(after)
+            .map(|(before, after)| before.midpoint(after));
+        let cores = self
+            .core
+            .zip(peer_core)
+            .map_or(Vec::new(), |(ours, theirs)| vec![ours, theirs]);
+        measured(*spec, &outcome, latencies, seconds, cores, reference_ns)
+    }
+
+    fn reference(&self, spec: &Spec, peer_core: Option<usize>) -> Result<Option<u64>, Failure> {
+        if spec.pattern == Pattern::Stream {
+            return Ok(None);
+        }
+        reference::measure(spec.wait, peer_core).map(Some)
+    }
+
+    /// Sends on schedule; the receiver measures.
+    async fn paced(&mut self, spec: &Spec, data: &mut Publisher<Raw>) -> Result<Sending, Failure> {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let count = (spec.seconds * spec.rate).ceil() as u64;
+        let begin_ns = monotonic_ns() + 10_000_000;
+        say(&mut self.control, &Control::Begin { at_ns: begin_ns })?;
+        for number in 0..count {
+            wait_until(begin_ns + spec.due_ns(number));
+            transmit(data, spec, number).await?;
+        }
+        let seconds = Duration::from_nanos(monotonic_ns().saturating_sub(begin_ns)).as_secs_f64();
+        Ok((count, seconds, None))
+    }
+}
+
+/// Messages sent, seconds it took, and latencies if this end measured them.
+type Sending = (u64, f64, Option<Histogram<u64>>);
+
+/// Sleeps, then looks at the clock: the sender is on time, and asleep in between.
+fn wait_until(due_ns: u64) {
+    let left = Duration::from_nanos(due_ns.saturating_sub(monotonic_ns()));
+    if left > 2 * WAKE_EARLY {
+        std::thread::sleep(left - WAKE_EARLY);
+    }
+    while monotonic_ns() < due_ns {
+        std::hint::spin_loop();
+    }
+}
+
+async fn ping(
+    spec: &Spec,
+    data: &mut Publisher<Raw>,
+    echo: &mut Subscriber<Raw>,
+) -> Result<Sending, Failure> {
+    let mut latencies = report::new_histogram();
+    let (started, mut counted_from) = (Instant::now(), None);
+    let (warm_up, whole) = (spec.seconds * WARM_UP, spec.seconds * (1.0 + WARM_UP));
+    let mut number = 0;
+    let mut elapsed = 0.0;
+    while elapsed < whole {
+        let before = Instant::now();
+        transmit(data, spec, number).await?;
+        number += 1;
+        if receive(echo, spec.wait, WORD_TIMEOUT).await?.is_none() {
+            return Err(Failure::usage("no answer to a ping"));
+        }
+        let round_trip = before.elapsed();
+        elapsed = (before - started).as_secs_f64();
+        if elapsed >= warm_up {
+            counted_from.get_or_insert(number);
+            latencies
+                .saturating_record(u64::try_from(round_trip.as_nanos()).unwrap_or(u64::MAX) / 2);
+        }
+    }
+    Ok((number, started.elapsed().as_secs_f64(), Some(latencies)))
+}
+
+async fn stream(spec: &Spec, data: &mut Publisher<Raw>) -> Result<Sending, Failure> {
+    let started = Instant::now();
+    let mut number = 0_u64;
+    let buffer = [0x5a; INLINE_BYTES];
+    while started.elapsed().as_secs_f64() < spec.seconds {
+        let batch = if spec.message_size > 65_536 {
+            1
+        } else {
+            STREAM_BATCH
+        };
+        for _ in 0..batch {
+            if spec.payload == Payload::Write
+                && spec.wait != Wait::Async
+                && spec.message_size <= INLINE_BYTES
+            {
+                let mut message = buffer;
+                let message = &mut message[..spec.message_size];
+                if let Some(header) = message.first_chunk_mut::<8>() {
+                    *header = number.to_le_bytes();
+                }
+                data.publish_bytes(message)?;
+            } else {
+                transmit(data, spec, number).await?;
+            }
+            number += 1;
+        }
+    }
+    Ok((number, started.elapsed().as_secs_f64(), None))
+}
+
+/// Sends one message in the way that is measured.
+async fn transmit(data: &mut Publisher<Raw>, spec: &Spec, number: u64) -> Result<(), Failure> {
+    let mut loan = data.loan(spec.message_size)?;
+    match spec.payload {
+        Payload::Loan => {
+            if let Some(header) = loan.first_chunk_mut::<8>() {
+                *header = number.to_le_bytes();
+            }
+        }
+        Payload::Write => loan.fill(number.to_le_bytes()[0]),
+        Payload::Verify => {
+            for (idx, byte) in loan.iter_mut().enumerate() {
+                *byte = verify_byte(number, idx);
+            }
+        }
+    }
+    match spec.wait {
+        Wait::Async => data.send_async(loan).await?,
+        Wait::Spin | Wait::Block => data.send(loan)?,
+    };
+    Ok(())
+}
+
+fn measured(
+    spec: Spec,
+    outcome: &Outcome,
+    latencies: Option<Histogram<u64>>,
+    seconds: f64,
+    cores: Vec<usize>,
+    reference_ns: Option<u64>,
+) -> Result<Measured, Failure> {
+    if outcome.damaged > 0 {
+        let (damaged, received) = (outcome.damaged, outcome.received);
+        return Err(Failure::usage(format!(
+            "{damaged} of {received} messages were damaged"
+        )));
+    }
+    let latencies = match (spec.pattern, latencies) {
+        (Pattern::Stream, _) => None,
+        (_, Some(latencies)) => Some(latencies),
+        (_, None) => Some(report::histogram_of(&outcome.latencies)),
+    };
+    Ok(Measured {
+        spec,
+        messages: outcome.received,
+        lost: outcome.lost,
+        seconds,
+        latencies,
+        cores,
+        reference_ns,
+    })
+}
