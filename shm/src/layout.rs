@@ -250,6 +250,22 @@ impl<T: Words> Memory<T> {
         unsafe { self.ptr.add(idx).as_ref() }
     }
 
+    /// Asks the processor to bring the lines of the value at `idx` for writing. Only a hint:
+    /// nothing happens outside the memory, or where the hint does not exist.
+    #[inline]
+    pub(crate) fn prefetch_for_write(&self, idx: usize) {
+        #[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]
+        if idx < self.len {
+            use core::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+            for line in 0..size_of::<T>().div_ceil(64) {
+                // SAFETY: a prefetch reads and writes nothing, and the address is in the memory.
+                unsafe { _mm_prefetch::<_MM_HINT_ET0>(self.ptr.add(idx).cast::<i8>().add(line * 64).as_ptr()) };
+            }
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri), not(loom))))]
+        let _ = idx;
+    }
+
     /// How many values.
     pub(crate) fn len(&self) -> usize {
         self.len

@@ -27,9 +27,7 @@ mod producer;
 use core::fmt;
 use std::sync::Arc;
 
-pub use consumer::{
-    ARENA_SEGMENTS_MAX, Body, Borrowed, Consumer, InlinePayload, PrivatePayload, Received,
-};
+pub use consumer::{ARENA_SEGMENTS_MAX, Body, Consumer, Received};
 pub use producer::{Producer, PushError};
 
 use crate::arena::Block;

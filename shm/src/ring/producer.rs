@@ -193,17 +193,18 @@ impl Producer {
         }
         self.open_slot(reclaim);
         let slot = self.ring.slots.at(self.slot);
-        let mut words = slot.payload.iter();
+        // From the end: the line with the stamp, which a spinning consumer takes away again and
+        // again, is written last and at once.
         let (whole, rest) = payload.as_chunks::<8>();
-        for (word, bytes) in words.by_ref().zip(whole) {
-            word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
-        }
-        if !rest.is_empty() {
+        if !rest.is_empty()
+            && let Some(word) = slot.payload.get(whole.len())
+        {
             let mut last = [0; 8];
             last[..rest.len()].copy_from_slice(rest);
-            if let Some(word) = slot.payload.get(whole.len()) {
-                word.store(u64::from_ne_bytes(last), Ordering::Relaxed);
-            }
+            word.store(u64::from_ne_bytes(last), Ordering::Relaxed);
+        }
+        for (word, bytes) in slot.payload.iter().zip(whole).rev() {
+            word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
         }
         // Truncation is excluded by the assertion above.
         #[allow(clippy::cast_possible_truncation)]
@@ -357,13 +358,37 @@ impl Producer {
         if entry != NO_ENTRY {
             self.free_slot(entry, &mut reclaim);
         }
-        if self.config.mode == Mode::Overwrite {
+        if self.config.mode == Mode::Overwrite && !self.is_slot_read() {
             let slot = self.ring.slots.at(self.slot);
             slot.stamp.store(writing(self.next), Ordering::Relaxed);
             // Release fence: the invalid stamp is visible before any word of the new message is;
             // pairs with the Acquire fence in `Consumer::still`.
             fence(Ordering::Release);
         }
+    }
+
+    /// True if the consumer has read, or skipped, the message that the next slot still holds: it
+    /// will not look into the slot before the new stamp is there, so the old stamp may stay. This
+    /// matters: an invalid stamp written first gives a spinning consumer the time to take the
+    /// line away before the message is whole.
+    ///
+    /// The cursor is loaded once in a lap while the consumer keeps up. One that lies does harm to
+    /// itself alone.
+    #[inline]
+    fn is_slot_read(&mut self) -> bool {
+        let capacity = self.ring.slots.len() as u64;
+        if self.next.wrapping_sub(self.cursor_seen) < capacity {
+            return true;
+        }
+        // Acquire: as in `unread`.
+        let cursor = self.borrows.head.at(0).cursor.0.load(Ordering::Acquire);
+        let cursor = cursor.wrapping_add(self.config.start);
+        let unread = self.next.wrapping_sub(cursor);
+        if unread >= capacity {
+            return false;
+        }
+        self.cursor_seen = cursor;
+        true
     }
 
     /// Forgets the chunk that the next slot refers to, which means evicting it where the consumer
@@ -429,6 +454,7 @@ impl Producer {
         reclaim(lent.chunk);
     }
 
+    #[inline]
     fn commit(&mut self, head: Head, meta: u64) {
         let slot = self.ring.slots.at(self.slot);
         slot.sequence.store(head.sequence, Ordering::Relaxed);
@@ -442,8 +468,13 @@ impl Producer {
         if self.slot == self.ring.slots.len() {
             self.slot = 0;
         }
+        self.ring.slots.prefetch_for_write(self.slot + PREFETCH_AHEAD);
     }
 }
+
+/// How many slots ahead the lines are asked for: a line takes as long as some messages to come
+/// from the consumer's cache.
+const PREFETCH_AHEAD: usize = 2;
 
 fn expect_size(what: &'static str, found: usize, expected: usize) -> Result<(), ShmError> {
     if found == expected {
