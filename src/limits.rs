@@ -13,6 +13,12 @@ pub const TOPIC_NAME_BYTES_MAX: usize = 128;
 pub const NODE_NAME_BYTES_MAX: usize = 64;
 /// Longest name of a type in bytes.
 pub const TYPE_NAME_BYTES_MAX: usize = 256;
+/// Longest path of a node's socket in bytes: what `sockaddr_un` has room for.
+pub const SOCKET_PATH_BYTES_MAX: usize = 108;
+/// Most addresses a node announces.
+pub const ADDRESSES_PER_NODE_MAX: usize = 8;
+/// Longest address of a node in bytes: an IPv6 one with its zone and port, or a host name.
+pub const ADDRESS_BYTES_MAX: usize = 80;
 
 /// Largest message in bytes: a chunk.
 pub const MESSAGE_BYTES_MAX: usize = CHUNK_BYTES_MAX;
@@ -43,8 +49,11 @@ pub const LINK_QUEUE_FRAMES_MAX: usize = 16_384;
 pub const NODES_MAX: usize = 65_536;
 /// Largest frame of a coordinator connection or a link in bytes.
 pub const FRAME_BYTES_MAX: usize = 64 << 10;
-/// Changes in one frame: the largest change is below 1 KiB.
+/// Changes in one frame: the largest change, a node with all its addresses, is below
+/// [`CHANGE_BYTES_MAX`].
 pub const CHANGES_PER_FRAME_MAX: usize = 32;
+/// Largest change of the topology in bytes, as it is sent.
+pub const CHANGE_BYTES_MAX: usize = 1 << 10;
 /// Frames that may wait for a node that reads its deltas slowly; it gets a snapshot beyond that.
 pub const DELTA_QUEUE_FRAMES_MAX: usize = 1024;
 /// Connections a coordinator has at once.
@@ -71,6 +80,13 @@ pub const ACCEPT_PAUSE_MS: u64 = 100;
 
 const _: () = assert!(ENDPOINTS_PER_NODE_MAX <= BELL_WORDS_MAX);
 const _: () = assert!(LEASE_MS >= 3 * HEARTBEAT_MS);
-const _: () = assert!(FRAME_BYTES_MAX >= CHANGES_PER_FRAME_MAX * 1024);
+// The frame's header and the delta's own fields beside the changes.
+const _: () = assert!(FRAME_BYTES_MAX >= CHANGES_PER_FRAME_MAX * CHANGE_BYTES_MAX + 64);
+// A node's texts, with room for its numbers.
+const _: () = assert!(
+    NODE_NAME_BYTES_MAX + SOCKET_PATH_BYTES_MAX + ADDRESSES_PER_NODE_MAX * (ADDRESS_BYTES_MAX + 3)
+        <= CHANGE_BYTES_MAX - 128
+);
+const _: () = assert!(TOPIC_NAME_BYTES_MAX + TYPE_NAME_BYTES_MAX <= CHANGE_BYTES_MAX - 128);
 const _: () = assert!(DEPTH_MAX as usize <= SLOTS_PER_LINK_MAX);
 const _: () = assert!(ARENA_SEGMENTS_MAX > 1024);

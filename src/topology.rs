@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::id::{HostId, NodeId};
-use crate::limits::{ENDPOINTS_PER_NODE_MAX, NODES_MAX, TYPE_NAME_BYTES_MAX};
+use crate::limits::{
+    ADDRESS_BYTES_MAX, ADDRESSES_PER_NODE_MAX, ENDPOINTS_PER_NODE_MAX, NODES_MAX,
+    SOCKET_PATH_BYTES_MAX, TYPE_NAME_BYTES_MAX,
+};
 use crate::name;
 
 /// How messages of a topic are encoded.
@@ -206,11 +209,18 @@ impl Topology {
 
     fn add_node(&mut self, info: &NodeInfo) -> Result<bool, Error> {
         name::check_node(&info.name)?;
-        let is_plausible = info.socket.len() <= 108
-            && info.addresses.len() <= 16
-            && info.addresses.iter().all(|address| address.len() <= 256);
-        if !is_plausible {
-            return Err(Error::Protocol("address too long"));
+        within(
+            "bytes of a socket path",
+            info.socket.len(),
+            SOCKET_PATH_BYTES_MAX,
+        )?;
+        within(
+            "addresses of a node",
+            info.addresses.len(),
+            ADDRESSES_PER_NODE_MAX,
+        )?;
+        for address in &info.addresses {
+            within("bytes of an address", address.len(), ADDRESS_BYTES_MAX)?;
         }
         if let Some(member) = self.members.get_mut(&info.id) {
             let is_new = member.info != *info;
@@ -238,6 +248,10 @@ impl Topology {
 
     fn add_endpoint(&mut self, id: NodeId, endpoint: &Endpoint) -> Result<bool, Error> {
         let topic = name::check_topic(&endpoint.topic)?;
+        if topic != endpoint.topic {
+            // Two spellings of a topic would be two topics here, and one of them for ever.
+            return Err(Error::Protocol("topic with a leading slash"));
+        }
         within(
             "bytes of a type name",
             endpoint.ty.name.len(),
@@ -302,6 +316,9 @@ fn within(what: &'static str, found: usize, max: usize) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{CHANGES_PER_FRAME_MAX, NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
+    use crate::link::wire::{Kind, encode};
+    use crate::membership::FromCoordinator;
     use proptest::prelude::*;
 
     fn node(id: u128) -> NodeInfo {
@@ -379,8 +396,66 @@ mod tests {
         ));
     }
 
+    #[test]
+    fn a_topic_of_another_spelling_leaves_nothing_behind() {
+        let mut topology = Topology::default();
+        topology.apply(&Change::NodeUp(node(1))).unwrap();
+        let slashed = topology.apply(&up(1, 0, Role::Publisher, "/a"));
+        assert!(matches!(slashed, Err(Error::Protocol(_))), "{slashed:?}");
+        topology.apply(&up(1, 0, Role::Publisher, "b")).unwrap();
+        assert_eq!(topology.matching("a", Role::Publisher).count(), 0);
+        topology.apply(&Change::NodeDown(NodeId(1))).unwrap();
+        assert_eq!(topology, Topology::default());
+    }
+
+    #[test]
+    fn the_largest_changes_fit_into_one_frame() {
+        let largest_node = NodeInfo {
+            name: "x".repeat(NODE_NAME_BYTES_MAX),
+            uid: u32::MAX,
+            pid: u32::MAX,
+            socket: "x".repeat(SOCKET_PATH_BYTES_MAX),
+            addresses: vec!["x".repeat(ADDRESS_BYTES_MAX); ADDRESSES_PER_NODE_MAX],
+            ..node(u128::MAX)
+        };
+        let mut largest_endpoint = endpoint(0, Role::Subscriber, &"x".repeat(TOPIC_NAME_BYTES_MAX));
+        largest_endpoint.ty.name = "x".repeat(TYPE_NAME_BYTES_MAX);
+        let mut topology = Topology::default();
+        let changes = [
+            Change::NodeUp(largest_node.clone()),
+            Change::EndpointUp {
+                node: largest_node.id,
+                endpoint: largest_endpoint,
+            },
+        ];
+        for change in changes {
+            assert!(topology.apply(&change).unwrap());
+            let delta = FromCoordinator::Delta {
+                version: u64::MAX,
+                changes: vec![change; CHANGES_PER_FRAME_MAX],
+            };
+            encode(Kind::FromCoordinator, &delta).unwrap();
+        }
+        for too_much in [
+            NodeInfo {
+                socket: "x".repeat(SOCKET_PATH_BYTES_MAX + 1),
+                ..largest_node.clone()
+            },
+            NodeInfo {
+                addresses: vec!["x".repeat(ADDRESS_BYTES_MAX + 1)],
+                ..largest_node.clone()
+            },
+            NodeInfo {
+                addresses: vec![String::new(); ADDRESSES_PER_NODE_MAX + 1],
+                ..largest_node.clone()
+            },
+        ] {
+            assert!(topology.apply(&Change::NodeUp(too_much)).is_err());
+        }
+    }
+
     fn any_change() -> impl Strategy<Value = Change> {
-        let topics = prop_oneof![Just("a"), Just("b/c")];
+        let topics = prop_oneof![Just("a"), Just("b/c"), Just("/a")];
         let roles = prop_oneof![Just(Role::Publisher), Just(Role::Subscriber)];
         prop_oneof![
             (1..4_u128).prop_map(|id| Change::NodeUp(node(id))),
