@@ -14,7 +14,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::endpoint::lock;
 use crate::error::Error;
@@ -123,6 +123,7 @@ impl Coordinator {
         let mut tasks = JoinSet::new();
         tasks.spawn(broadcast(Arc::clone(&self.mesh)));
         tokio::pin!(shutdown);
+        let mut warned: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
@@ -136,28 +137,53 @@ impl Coordinator {
                     };
                     let (mesh, lease) = (Arc::clone(&self.mesh), self.lease);
                     tasks.spawn(async move {
-                        if let Err(error) = serve(&mesh, stream, lease).await {
-                            tracing::info!(%address, %error, "node gone");
+                        match serve(&mesh, stream, lease).await {
+                            Err(error @ Error::Version { .. }) => {
+                                tracing::warn!(%address, %error, "node refused");
+                            }
+                            Err(error) => tracing::info!(%address, %error, "node gone"),
+                            Ok(()) => {}
                         }
                         drop(permit);
                     });
                 }
-                Err(error) => {
-                    // Out of descriptors, most likely: those who are in keep theirs, and a pause
-                    // keeps the loop from spinning.
-                    tracing::warn!(%error, "cannot accept");
-                    tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
+                Err(error) if is_exhausted(&error) => {
+                    // The listener stays ready, so that without a pause this would spin; those who
+                    // are in are served meanwhile.
+                    let now = Instant::now();
+                    if warned.is_none_or(|last| now - last >= ACCEPT_WARNING_EVERY) {
+                        tracing::warn!(%error, "cannot let more nodes in; raise `ulimit -n`");
+                        warned = Some(now);
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)) => {}
+                        () = &mut shutdown => return,
+                    }
                 }
+                // The connection that was to be accepted is gone already; the next one may be well.
+                Err(error) => tracing::debug!(%error, "a node went before it was let in"),
             }
         }
     }
 }
 
-/// Seconds of the wall clock above, random bits below.
+/// A run without descriptors warns no more often than this.
+const ACCEPT_WARNING_EVERY: Duration = Duration::from_secs(60);
+
+/// True if `accept` failed for want of something that only time gives back.
+fn is_exhausted(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|code| exhausted.contains(&code))
+}
+
+/// Seconds of the wall clock above, then its nanoseconds, and two random bits: it grows with every
+/// start, also of two in one second.
 fn new_epoch() -> Result<u64, Error> {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    let random = u32::from_le_bytes(random_bytes()?);
-    Ok(now.tv_sec.cast_unsigned() << 32 | u64::from(random))
+    let random = random_bytes::<1>()?[0] & 3;
+    let below = now.tv_nsec.cast_unsigned() << 2 | u64::from(random);
+    Ok(now.tv_sec.cast_unsigned() << 32 | below)
 }
 
 /// One connection, from the handshake to its end.
@@ -299,6 +325,8 @@ fn encode(word: &FromCoordinator) -> Result<Vec<u8>, Error> {
 impl Mesh {
     fn register(&self, node_up: &Change, frames: mpsc::Sender<Arc<Vec<u8>>>) -> Result<u64, Error> {
         let node = node_up.node();
+        // Looked at before anything is taken from a node of that id which may be in already.
+        Topology::default().apply(node_up)?;
         let mut state = lock(&self.state);
         // A node that comes back on a new connection starts over.
         state.apply(&Change::NodeDown(node))?;
@@ -410,3 +438,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::error::Error;
 use crate::id::random_bytes;
@@ -102,7 +102,7 @@ pub(crate) async fn maintain(
 ) {
     let mut pause_ms = RECONNECT_MS_MIN;
     loop {
-        let mut is_joined = false;
+        let (mut is_joined, began) = (false, Instant::now());
         let outcome = tokio::select! {
             outcome = take_part(&config, &mut local, &events, &mut is_joined) => outcome,
             _ = shutdown.wait_for(|is_over| *is_over) => return,
@@ -111,7 +111,9 @@ pub(crate) async fn maintain(
         if events.send(MeshEvent::Lost { error }).await.is_err() {
             return;
         }
-        pause_ms = if is_joined {
+        // Who is let in and thrown out at once must not come back at once for ever.
+        let is_settled = is_joined && began.elapsed() >= Duration::from_millis(RECONNECT_MS_MAX);
+        pause_ms = if is_settled {
             RECONNECT_MS_MIN
         } else {
             (2 * pause_ms).min(RECONNECT_MS_MAX)

@@ -1,0 +1,595 @@
+//! The coordinator over real sockets, with real members and with words said by hand.
+
+use std::collections::HashMap;
+
+use futures_util::future::join_all;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::id::HostId;
+use crate::limits::{ENDPOINTS_PER_NODE_MAX, NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
+use crate::link::handshake::{HELLO_BYTES, PROTOCOL_VERSION};
+use crate::link::wire::HEADER_BYTES;
+use crate::membership::{MembershipConfig, MeshEvent, maintain};
+use crate::topology::{Encoding, Endpoint, NodeInfo, Role, TopicType};
+
+/// Only so that a failing test ends; nothing is measured against it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("never happened: {what}"),
+    }
+}
+
+fn info(id: u128) -> NodeInfo {
+    NodeInfo {
+        id: NodeId(id),
+        name: format!("n{id}"),
+        host: HostId(1),
+        uid: 0,
+        pid: 1,
+        socket: format!("/run/{id}"),
+        addresses: vec![],
+    }
+}
+
+fn endpoint(id: u32, topic: &str) -> Endpoint {
+    let ty = TopicType {
+        encoding: Encoding::Raw,
+        name: "bytes".into(),
+        hash: 0,
+    };
+    Endpoint {
+        id,
+        role: Role::Publisher,
+        topic: topic.into(),
+        ty,
+    }
+}
+
+fn endpoint_up(node: u128, endpoint: Endpoint) -> Change {
+    Change::EndpointUp {
+        node: NodeId(node),
+        endpoint,
+    }
+}
+
+struct Running {
+    address: String,
+    epoch: u64,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    async fn start(address: &str, lease_ms: u64) -> Self {
+        let coordinator = Coordinator::bind(address).await.unwrap();
+        let coordinator = coordinator.with_lease(Duration::from_millis(lease_ms));
+        let address = coordinator.local_addr().unwrap().to_string();
+        let epoch = coordinator.epoch();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(coordinator.run(async {
+            let _ = stopped.await;
+        }));
+        Self {
+            address,
+            epoch,
+            stop,
+            task,
+        }
+    }
+
+    async fn new() -> Self {
+        Self::start("127.0.0.1:0", LEASE_MS).await
+    }
+
+    /// Ends it with all its connections, and says where it was.
+    async fn stop(self) -> String {
+        self.stop.send(()).unwrap();
+        soon("the coordinator ends", self.task).await.unwrap();
+        self.address
+    }
+}
+
+/// A node as the driver runs it, with what it knows.
+struct Member {
+    info: NodeInfo,
+    local: watch::Sender<Arc<HashMap<u32, Endpoint>>>,
+    events: mpsc::Receiver<MeshEvent>,
+    shutdown: watch::Sender<bool>,
+    task: JoinHandle<()>,
+    incoming: Option<Topology>,
+    topology: Topology,
+    epoch: u64,
+    lost: Vec<Error>,
+}
+
+impl Member {
+    fn join(address: &str, id: u128) -> Self {
+        let (local, endpoints) = watch::channel(Arc::default());
+        let (sender, events) = mpsc::channel(64);
+        let (shutdown, over) = watch::channel(false);
+        let config = MembershipConfig {
+            address: address.into(),
+            info: info(id),
+        };
+        Self {
+            info: config.info.clone(),
+            local,
+            events,
+            shutdown,
+            task: tokio::spawn(maintain(config, endpoints, sender, over)),
+            incoming: None,
+            topology: Topology::default(),
+            epoch: 0,
+            lost: Vec::new(),
+        }
+    }
+
+    fn announce(&self, endpoints: impl IntoIterator<Item = Endpoint>) {
+        let endpoints = endpoints.into_iter().map(|e| (e.id, e)).collect();
+        self.local.send_replace(Arc::new(endpoints));
+    }
+
+    fn take_in(&mut self, event: MeshEvent) {
+        match event {
+            MeshEvent::Joined { epoch } => self.epoch = epoch,
+            MeshEvent::Reset => self.incoming = Some(Topology::default()),
+            MeshEvent::Changes(changes) => {
+                let topology = self.incoming.as_mut().unwrap_or(&mut self.topology);
+                for change in &changes {
+                    topology.apply(change).unwrap();
+                }
+            }
+            MeshEvent::SnapshotDone => self.topology = self.incoming.take().unwrap(),
+            MeshEvent::Lost { error } => self.lost.push(error),
+        }
+    }
+
+    /// Follows the mesh until it is as wished.
+    async fn until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        while !is_so(self) {
+            let event = soon(what, self.events.recv()).await;
+            self.take_in(event.expect("the membership goes on"));
+        }
+    }
+
+    async fn until_nodes(&mut self, count: usize) {
+        let what = format!("{} knows {count} nodes", self.info.name);
+        self.until(&what, |member| member.topology.nodes().count() == count)
+            .await;
+    }
+
+    async fn leave(self) {
+        self.shutdown.send_replace(true);
+        soon("the membership ends", self.task).await.unwrap();
+    }
+}
+
+/// A connection on which anything can be said.
+struct Raw {
+    reader: FrameReader,
+    writer: OwnedWriteHalf,
+}
+
+impl Raw {
+    async fn connect(address: &str) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (reader, writer) = stream.into_split();
+        Self {
+            reader: FrameReader::new(reader),
+            writer,
+        }
+    }
+
+    async fn say(&mut self, bytes: &[u8]) {
+        self.writer.write_all(bytes).await.unwrap();
+    }
+
+    async fn tell(&mut self, word: &FromNode) {
+        self.say(&wire::encode(Kind::FromNode, word).unwrap()).await;
+    }
+
+    async fn hear(&mut self) -> Result<FromCoordinator, Error> {
+        soon("an answer", self.reader.next(Kind::FromCoordinator)).await
+    }
+
+    /// Says hello and registers; what comes is left to the test.
+    async fn register(address: &str, info: NodeInfo) -> Self {
+        let mut raw = Self::connect(address).await;
+        let hello = Hello::ours(Side::Node, info.id).unwrap();
+        raw.say(&hello.encode()).await;
+        soon("a hello", raw.reader.hello()).await.unwrap();
+        raw.tell(&FromNode::Register(info)).await;
+        raw
+    }
+
+    /// Reads until it is refused, and then to the end.
+    async fn until_refused(&mut self) -> String {
+        let refusal = loop {
+            if let FromCoordinator::Refused { reason } = self.hear().await.unwrap() {
+                break reason;
+            }
+        };
+        while self.hear().await.is_ok() {}
+        refusal
+    }
+}
+
+#[tokio::test]
+async fn nodes_learn_of_each_other_and_of_every_change() {
+    let running = Running::new().await;
+    let mut first = Member::join(&running.address, 1);
+    first.until_nodes(1).await;
+    let mut second = Member::join(&running.address, 2);
+    first.announce([endpoint(0, "a"), endpoint(1, "b")]);
+    second.until_nodes(2).await;
+    let both = |m: &Member| m.topology.endpoints(NodeId(1)).count() == 2;
+    second.until("two endpoints are known", both).await;
+
+    first.announce([endpoint(1, "b")]);
+    let one = |m: &Member| m.topology.matching("a", Role::Publisher).count() == 0;
+    second.until("an endpoint is gone", one).await;
+    assert_eq!(
+        second.topology.matching("b", Role::Publisher).count(),
+        1,
+        "the other stays"
+    );
+    first.leave().await;
+    second.until_nodes(1).await;
+    assert!(second.lost.is_empty(), "{:?}", second.lost);
+}
+
+#[tokio::test]
+async fn a_restarted_coordinator_has_a_new_epoch_and_the_whole_mesh() {
+    let running = Running::new().await;
+    let mut members: Vec<Member> = (1..=3)
+        .map(|id| Member::join(&running.address, id))
+        .collect();
+    for member in &members {
+        let topic = format!("topic/{}", member.info.id);
+        member.announce([endpoint(0, &topic)]);
+    }
+    let is_whole = |m: &Member| {
+        let all = m.topology.nodes().flat_map(|n| m.topology.endpoints(n.id));
+        all.count() == 3
+    };
+    for member in &mut members {
+        member.until("the mesh is whole", is_whole).await;
+    }
+    let before = members[0].topology.snapshot();
+    let old_epoch = running.epoch;
+
+    let address = running.stop().await;
+    let running = Running::start(&address, LEASE_MS).await;
+
+    assert!(running.epoch > old_epoch);
+    for member in &mut members {
+        let is_back = |m: &Member| m.epoch == running.epoch && is_whole(m);
+        member.until("the mesh is whole again", is_back).await;
+        assert_eq!(member.topology.snapshot(), before);
+        assert!(!member.lost.is_empty(), "it was told of the loss");
+    }
+}
+
+#[tokio::test]
+async fn two_hundred_nodes_come_back_at_once() {
+    let count = 200;
+    let running = Running::new().await;
+    let members = (1..=count).map(|id| Member::join(&running.address, id));
+    let mut members: Vec<Member> = members.collect();
+    let all = members.iter_mut().map(|member| member.until_nodes(200));
+    join_all(all).await;
+
+    let address = running.stop().await;
+    let running = Running::start(&address, LEASE_MS).await;
+    let epoch = running.epoch;
+    let all = members.iter_mut().map(|member| {
+        let is_back = move |m: &Member| m.epoch == epoch && m.topology.nodes().count() == 200;
+        member.until("all are back", is_back)
+    });
+    join_all(all).await;
+    for member in &members {
+        assert_eq!(member.topology, members[0].topology);
+    }
+}
+
+#[tokio::test]
+async fn a_silent_node_is_gone_after_its_lease() {
+    let running = Running::start("127.0.0.1:0", 1_500).await;
+    let mut member = Member::join(&running.address, 1);
+    let silent = Raw::register(&running.address, info(2)).await;
+    member.until_nodes(2).await;
+    member.until_nodes(1).await;
+    assert!(member.topology.node(NodeId(1)).is_some());
+    assert!(member.lost.is_empty(), "who speaks stays");
+    drop(silent); // open until here: it was the silence
+}
+
+#[tokio::test]
+async fn a_node_of_another_version_is_refused_and_sees_ours() {
+    let running = Running::new().await;
+    let mut raw = Raw::connect(&running.address).await;
+    let mut hello = Hello::ours(Side::Node, NodeId(1)).unwrap();
+    hello.version = 99;
+    raw.say(&hello.encode()).await;
+    let theirs = soon("a hello", raw.reader.hello()).await.unwrap();
+    assert_eq!(theirs.version, PROTOCOL_VERSION);
+    assert!(raw.hear().await.is_err(), "the connection ends");
+}
+
+#[tokio::test]
+async fn a_coordinator_of_another_version_is_named_with_both_versions() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut member = Member::join(&address, 1);
+    let (mut stream, _) = soon("a node dials", listener.accept()).await.unwrap();
+    let mut bytes = [0; HELLO_BYTES];
+    stream.read_exact(&mut bytes).await.unwrap();
+    let mut hello = Hello::ours(Side::Coordinator, NodeId(1)).unwrap();
+    hello.version = 99;
+    stream.write_all(&hello.encode()).await.unwrap();
+    member.until("it is lost", |m| !m.lost.is_empty()).await;
+    let error = &member.lost[0];
+    assert!(
+        matches!(
+            error,
+            Error::Version {
+                ours: PROTOCOL_VERSION,
+                theirs: 99
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn nodes_beyond_the_limits_of_names_are_refused_with_the_reason() {
+    let running = Running::new().await;
+    let long = "x".repeat(NODE_NAME_BYTES_MAX + 1);
+    for name in [long.as_str(), "", "a/b", "a\x1b]52;c"] {
+        let named = NodeInfo {
+            name: name.into(),
+            ..info(1)
+        };
+        let mut raw = Raw::register(&running.address, named).await;
+        let reason = raw.until_refused().await;
+        assert!(reason.contains("invalid name"), "{reason}");
+        assert!(!reason.contains('\x1b'), "{reason}");
+    }
+    let longest = NodeInfo {
+        name: "x".repeat(NODE_NAME_BYTES_MAX),
+        ..info(1)
+    };
+    let mut raw = Raw::register(&running.address, longest).await;
+    let welcome = raw.hear().await.unwrap();
+    assert_eq!(
+        welcome,
+        FromCoordinator::Welcome {
+            epoch: running.epoch
+        }
+    );
+}
+
+#[tokio::test]
+async fn a_node_that_breaks_the_rules_is_thrown_out_alone() {
+    let running = Running::new().await;
+    let mut witness = Member::join(&running.address, 1);
+    witness.announce([endpoint(0, "mine")]);
+    let wrongs = [
+        FromNode::Update(vec![endpoint_up(1, endpoint(1, "not/mine"))]),
+        FromNode::Update(vec![Change::NodeDown(NodeId(1))]),
+        FromNode::Update(vec![Change::NodeDown(NodeId(2))]),
+        FromNode::Update(vec![endpoint_up(2, endpoint(0, "/slashed"))]),
+        FromNode::Update(vec![endpoint_up(
+            2,
+            endpoint(0, &"x".repeat(TOPIC_NAME_BYTES_MAX + 1)),
+        )]),
+        FromNode::Register(info(3)),
+    ];
+    for wrong in wrongs {
+        let mut raw = Raw::register(&running.address, info(2)).await;
+        raw.tell(&wrong).await;
+        raw.until_refused().await;
+        witness.until_nodes(1).await;
+    }
+    let mut raw = Raw::register(&running.address, info(2)).await;
+    let all: Vec<u32> = (0..=ENDPOINTS_PER_NODE_MAX).collect();
+    for part in all.chunks(CHANGES_PER_FRAME_MAX) {
+        let changes = part.iter().map(|id| endpoint_up(2, endpoint(*id, "t")));
+        raw.tell(&FromNode::Update(changes.collect())).await;
+    }
+    let reason = raw.until_refused().await;
+    assert!(reason.contains("endpoints of a node"), "{reason}");
+    witness.until_nodes(1).await;
+    assert_eq!(witness.topology.endpoints(NodeId(1)).count(), 1);
+    assert!(witness.lost.is_empty(), "{:?}", witness.lost);
+}
+
+#[tokio::test]
+async fn a_newer_connection_of_a_node_replaces_the_older_unless_it_is_refused() {
+    let running = Running::new().await;
+    let mut witness = Member::join(&running.address, 1);
+    let mut older = Raw::register(&running.address, info(2)).await;
+    older
+        .tell(&FromNode::Update(vec![endpoint_up(2, endpoint(0, "a"))]))
+        .await;
+    let has_it = |m: &Member| m.topology.endpoints(NodeId(2)).count() == 1;
+    witness.until("the endpoint is known", has_it).await;
+
+    let unnamed = NodeInfo {
+        name: String::new(),
+        ..info(2)
+    };
+    let mut refused = Raw::register(&running.address, unnamed).await;
+    refused.until_refused().await;
+    older
+        .tell(&FromNode::Update(vec![endpoint_up(2, endpoint(1, "b"))]))
+        .await;
+    let has_both = |m: &Member| m.topology.endpoints(NodeId(2)).count() == 2;
+    witness.until("the older one goes on", has_both).await;
+
+    let _newer = Raw::register(&running.address, info(2)).await;
+    let reason = older.until_refused().await;
+    assert!(reason.contains("newer connection"), "{reason}");
+    let starts_over = |m: &Member| {
+        m.topology.node(NodeId(2)).is_some() && m.topology.endpoints(NodeId(2)).count() == 0
+    };
+    witness.until("the newer one is in", starts_over).await;
+}
+
+#[tokio::test]
+async fn garbage_is_closed_and_hurts_nobody() {
+    let running = Running::new().await;
+    let mut witness = Member::join(&running.address, 1);
+    witness.until_nodes(1).await;
+    let hello = Hello::ours(Side::Node, NodeId(9)).unwrap().encode();
+    let mut bomb = wire::encode(Kind::FromNode, &FromNode::Heartbeat).unwrap();
+    bomb[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+    let mut nonsense = wire::encode(Kind::FromNode, &FromNode::Heartbeat).unwrap();
+    nonsense[HEADER_BYTES] = 0xc1; // the one byte that MessagePack never uses
+    let heartbeat = wire::encode(Kind::FromNode, &FromNode::Heartbeat).unwrap();
+    let first_words: [&[&[u8]]; 6] = [
+        &[&[0xff; 4096]],
+        &[b"GET / HTTP/1.1\r\n", &[b' '; 200]],
+        &[&hello, &bomb],
+        &[&hello, &nonsense],
+        &[&hello, &hello],
+        &[&hello, &heartbeat],
+    ];
+    for words in first_words {
+        let mut stream = TcpStream::connect(&running.address).await.unwrap();
+        // A reset on the way is a close as well.
+        let _ = stream.write_all(&words.concat()).await;
+        let mut answer = Vec::new();
+        let _ = soon("it is closed", stream.read_to_end(&mut answer)).await;
+        assert!(answer.len() <= HELLO_BYTES, "nothing but a hello is said");
+    }
+    let mut raw = Raw::register(&running.address, info(2)).await;
+    raw.say(&bomb).await;
+    let reason = raw.until_refused().await;
+    assert!(reason.contains("longer than the limit"), "{reason}");
+    Member::join(&running.address, 3).until_nodes(2).await;
+    assert!(witness.lost.is_empty());
+}
+
+#[tokio::test]
+async fn who_does_not_finish_its_hello_is_closed() {
+    let running = Running::new().await;
+    let mut slow = TcpStream::connect(&running.address).await.unwrap();
+    slow.write_all(b"s").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = soon("it is closed", slow.read_to_end(&mut answer)).await;
+    assert!(answer.is_empty());
+}
+
+fn mesh() -> Arc<Mesh> {
+    Arc::new(Mesh {
+        epoch: 1,
+        state: Mutex::default(),
+        changed: Notify::new(),
+    })
+}
+
+fn delta_of(frame: &[u8]) -> (u64, Vec<Change>) {
+    let frame = wire::decode(frame).unwrap().unwrap();
+    match wire::body(&frame, Kind::FromCoordinator).unwrap() {
+        FromCoordinator::Delta { version, changes } => (version, changes),
+        other => panic!("no delta: {other:?}"),
+    }
+}
+
+#[test]
+fn a_slow_watcher_gets_one_snapshot_instead_of_history() {
+    let mesh = mesh();
+    let (frames, mut queue) = mpsc::channel(2);
+    mesh.register(&Change::NodeUp(info(1)), frames).unwrap();
+    assert!(mesh.snapshot_if_behind(NodeId(1)).is_some(), "the first");
+    assert!(mesh.snapshot_if_behind(NodeId(1)).is_none());
+
+    for id in 0..10 {
+        mesh.update(NodeId(1), &[endpoint_up(1, endpoint(id, "t"))])
+            .unwrap();
+        mesh.flush();
+    }
+    let mut version = 0;
+    for idx in 0..2 {
+        let (new, changes) = delta_of(&queue.try_recv().unwrap());
+        assert!(idx == 0 || new == version + 1);
+        assert_eq!(changes.len(), 1);
+        version = new;
+    }
+    assert!(queue.try_recv().is_err(), "the queue is bounded");
+    let (snapshot_version, changes) = mesh.snapshot_if_behind(NodeId(1)).unwrap();
+    assert_eq!((snapshot_version, changes.len()), (version + 8, 11));
+    assert!(mesh.snapshot_if_behind(NodeId(1)).is_none(), "only one");
+
+    mesh.update(NodeId(1), &[endpoint_up(1, endpoint(10, "t"))])
+        .unwrap();
+    mesh.flush();
+    let (new, _) = delta_of(&queue.try_recv().unwrap());
+    assert_eq!(new, snapshot_version + 1, "deltas go on where it ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_change_goes_out_at_once_and_the_next_together() {
+    let mesh = mesh();
+    let (frames, mut queue) = mpsc::channel(16);
+    mesh.register(&Change::NodeUp(info(1)), frames).unwrap();
+    mesh.snapshot_if_behind(NodeId(1)).unwrap();
+    let task = tokio::spawn(broadcast(Arc::clone(&mesh)));
+    // Past what the registration itself set off.
+    tokio::time::sleep(Duration::from_millis(2 * DELTA_COALESCE_MS)).await;
+
+    let began = Instant::now();
+    mesh.update(NodeId(1), &[endpoint_up(1, endpoint(0, "t"))])
+        .unwrap();
+    assert_eq!(delta_of(&queue.recv().await.unwrap()).1.len(), 1);
+    assert_eq!(began.elapsed(), Duration::ZERO, "at once");
+    for id in 1..=20 {
+        mesh.update(NodeId(1), &[endpoint_up(1, endpoint(id, "t"))])
+            .unwrap();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(delta_of(&queue.recv().await.unwrap()).1.len(), 20);
+    let waited = began.elapsed();
+    assert!(
+        waited >= Duration::from_millis(DELTA_COALESCE_MS)
+            && waited <= Duration::from_millis(DELTA_COALESCE_MS + 2),
+        "together, by the test's own clock: {waited:?}"
+    );
+    task.abort();
+}
+
+#[test]
+fn only_exhaustion_makes_accepting_pause() {
+    use rustix::io::Errno;
+    for code in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
+        assert!(is_exhausted(&code.into()), "{code}");
+    }
+    for code in [Errno::CONNABORTED, Errno::INTR, Errno::PERM] {
+        assert!(!is_exhausted(&code.into()), "{code}");
+    }
+}
+
+#[test]
+fn epochs_grow_within_a_second() {
+    let mut last = 0;
+    for _ in 0..100 {
+        let epoch = new_epoch().unwrap();
+        assert!(epoch > last);
+        last = epoch;
+    }
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_named() {
+    let running = Running::new().await;
+    let error = Coordinator::bind(&running.address).await.unwrap_err();
+    assert!(matches!(error, Error::AddressInUse { .. }), "{error}");
+    assert!(error.to_string().contains(&running.address), "{error}");
+}
