@@ -259,7 +259,11 @@ impl<T: Words> Memory<T> {
             use core::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
             for line in 0..size_of::<T>().div_ceil(64) {
                 // SAFETY: a prefetch reads and writes nothing, and the address is in the memory.
-                unsafe { _mm_prefetch::<_MM_HINT_ET0>(self.ptr.add(idx).cast::<i8>().add(line * 64).as_ptr()) };
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_ET0>(
+                        self.ptr.add(idx).cast::<i8>().add(line * 64).as_ptr(),
+                    )
+                };
             }
         }
         #[cfg(not(all(target_arch = "x86_64", not(miri), not(loom))))]

@@ -23,10 +23,23 @@ impl Line {
     /// # Errors
     /// As [`Segment::create`].
     pub fn create() -> Result<Self, ShmError> {
-        let segment = Arc::new(Segment::create("shmesh-line", size_of::<Apart>())?);
-        let owner = Arc::clone(&segment) as Arc<dyn Send + Sync>;
-        let word = Memory::in_mapping(segment.ptr(), segment.len(), 0, 1, owner)?;
-        Ok(Self { word, segment })
+        Self::over(
+            &Arc::new(Segment::create("shmesh-line", size_of::<Apart>())?),
+            0,
+        )
+    }
+
+    /// A word of a segment of ours, at an offset that is a multiple of 128 bytes.
+    ///
+    /// # Errors
+    /// [`ShmError::Corrupt`] if there is no such word.
+    pub fn over(segment: &Arc<Segment>, offset: usize) -> Result<Self, ShmError> {
+        let owner = Arc::clone(segment) as Arc<dyn Send + Sync>;
+        let word = Memory::in_mapping(segment.ptr(), segment.len(), offset, 1, owner)?;
+        Ok(Self {
+            word,
+            segment: Arc::clone(segment),
+        })
     }
 
     /// The descriptor to hand over.

@@ -134,3 +134,61 @@ fn fits<A>(offset: usize, len: usize) -> bool {
         .checked_add(size_of::<A>())
         .is_some_and(|end| end <= len)
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::ring::{Head, Mode, RingConfig};
+    use crate::{Consumer, Producer};
+
+    #[allow(clippy::unwrap_used)]
+    fn body(bytes: &[u8]) -> Body {
+        let config = RingConfig {
+            depth: 2,
+            mode: Mode::Overwrite,
+            held_max: 1,
+            start: 0,
+        };
+        let (ring, borrows) = config.halves_on_heap();
+        let mut producer = Producer::new(ring.clone(), borrows.clone(), config).unwrap();
+        let mut consumer = Consumer::new(ring, borrows, config, None).unwrap();
+        producer
+            .push_inline(
+                Head {
+                    sequence: 0,
+                    sent_ns: 0,
+                },
+                bytes,
+                |_| {},
+            )
+            .unwrap();
+        consumer.try_next().unwrap().unwrap().body
+    }
+
+    #[test]
+    fn a_value_is_found_wherever_the_view_moves() {
+        let bytes: Vec<u8> = (0..24).collect();
+        let find = |bytes: &[u8]| bytes.get(16).ok_or(()).map(|_| ());
+        assert!(find(&bytes).is_ok());
+        let view = View::<u8>::find(body(&bytes), |bytes| bytes.get(17).ok_or(())).unwrap();
+        let moved = Box::new([view]);
+        assert_eq!(*moved[0], 17);
+        assert!(View::<u8>::find(body(&bytes), |_| Err::<&u8, _>("none")).is_err());
+    }
+
+    #[test]
+    fn trust_does_not_reach_beyond_the_payload() {
+        // SAFETY: every bit pattern is a valid u64.
+        let promise = unsafe { Trusted::promise() };
+        let value = 7_u64.to_ne_bytes();
+        assert_eq!(
+            *View::<u64>::trusted_root(body(&value), promise).unwrap(),
+            7
+        );
+        assert!(View::<u64>::trusted_root(body(&value[..7]), promise).is_err());
+        assert!(
+            View::<u64>::trusted_root(body(&[0; 9]), promise).is_err(),
+            "misaligned root"
+        );
+    }
+}

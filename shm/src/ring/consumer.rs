@@ -58,7 +58,11 @@ enum BodyPlace {
 
 impl Body {
     fn larger(place: BodyPlace) -> Self {
-        Self { pairs: [pair(0, 0); INLINE_WORDS / 2], len: 0, place }
+        Self {
+            pairs: [pair(0, 0); INLINE_WORDS / 2],
+            len: 0,
+            place,
+        }
     }
 
     /// The payload's bytes, aligned to 16. For a chunk they stay as they are for as long as it is
@@ -91,14 +95,20 @@ impl Body {
     /// # Errors
     /// [`ShmError::NoSpace`] if there is no memory for the copy.
     pub fn into_private(self) -> Result<Self, ShmError> {
-        let BodyPlace::Chunk(chunk) = &self.place else { return Ok(self) };
-        PrivatePayload::copy_of(chunk.bytes()).map(BodyPlace::Private).map(Self::larger)
+        let BodyPlace::Chunk(chunk) = &self.place else {
+            return Ok(self);
+        };
+        PrivatePayload::copy_of(chunk.bytes())
+            .map(BodyPlace::Private)
+            .map(Self::larger)
     }
 }
 
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Body").field("len", &self.bytes().len()).finish_non_exhaustive()
+        f.debug_struct("Body")
+            .field("len", &self.bytes().len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -436,7 +446,11 @@ impl Consumer {
         } else {
             [load(0), load(1), none, none, none, none]
         };
-        self.still(slot).then_some(Body { pairs, len, place: BodyPlace::Inline })
+        self.still(slot).then_some(Body {
+            pairs,
+            len,
+            place: BodyPlace::Inline,
+        })
     }
 
     fn borrow_chunk(&self, slot: &Slot, meta: u64) -> Result<Taken, Corrupt> {

@@ -468,7 +468,9 @@ impl Producer {
         if self.slot == self.ring.slots.len() {
             self.slot = 0;
         }
-        self.ring.slots.prefetch_for_write(self.slot + PREFETCH_AHEAD);
+        self.ring
+            .slots
+            .prefetch_for_write(self.slot + PREFETCH_AHEAD);
     }
 }
 

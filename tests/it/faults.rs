@@ -1,0 +1,230 @@
+//! What runs out: the coordinator, /dev/shm, descriptors, permissions.
+
+use std::process::Command;
+use std::time::Duration;
+
+use shmesh::{Error, Node, Overflow, Raw};
+
+use crate::coordinator::Server;
+use crate::support::{Mesh, PATIENCE, Puppet, TempDir, eventually, is_intact, payload};
+
+#[test]
+fn traffic_outlives_the_coordinator_and_new_listeners_are_found_after_its_return() {
+    let server = Server::start("0");
+    let dir = TempDir::new();
+    let node = |name: &str| {
+        let builder = Node::builder(name)
+            .coordinator(&server.address)
+            .runtime_dir(dir.path());
+        builder.without_signal_handling().build_blocking().unwrap()
+    };
+    let (one, two) = (node("one"), node("two"));
+    let block = Overflow::Block {
+        depth: 64,
+        deadline: PATIENCE,
+    };
+    let mut messages = two.subscriber::<Raw>("t").overflow(block).build().unwrap();
+    let mut publisher = one.publisher::<Raw>("t").build().unwrap();
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    let mut sent = 0;
+    let mut exchange = |publisher: &mut shmesh::Publisher<Raw>| {
+        for _ in 0..100 {
+            publisher.publish_bytes(&payload(sent, 100)).unwrap();
+            let sample = messages.recv_blocking(PATIENCE).unwrap();
+            assert_eq!((sample.sequence(), sample.lost_before()), (sent, 0));
+            sent += 1;
+        }
+    };
+    exchange(&mut publisher);
+    let address = server.address.clone();
+    let port = address.rsplit(':').next().unwrap().to_owned();
+    server.kill();
+    exchange(&mut publisher);
+    let mut late = two.subscriber::<Raw>("t").build().unwrap();
+    exchange(&mut publisher);
+    let _server = Server::start(&port);
+    eventually("the new listener is found", || {
+        publisher.listener_count() == 2
+    });
+    exchange(&mut publisher);
+    assert!(late.try_recv().unwrap().is_some());
+}
+
+/// Runs a child with commands before it, as root may; says so where it may not.
+fn restricted(script: &str) -> Option<Puppet> {
+    let role = Puppet::command();
+    let mut command = Command::new("unshare");
+    command.args([
+        "--mount",
+        "sh",
+        "-c",
+        &format!("{script} && exec \"$0\" \"$@\""),
+    ]);
+    command
+        .arg(role.get_program())
+        .args(role.get_args())
+        .env("SHMESH_TEST_ROLE", "1");
+    let probe = Command::new("unshare").args(["--mount", "true"]).status();
+    if !probe.is_ok_and(|status| status.success()) {
+        println!("skipped: no private mount namespace here");
+        return None;
+    }
+    Some(Puppet::spawn(&mut command))
+}
+
+#[test]
+fn a_node_runs_without_its_status_page_when_dev_shm_is_full() {
+    let mesh = Mesh::start();
+    let full = "mount -t tmpfs -o size=16k tmpfs /dev/shm";
+    let Some(mut cramped) = restricted(full) else {
+        return;
+    };
+    let dir = mesh.dir.path().display();
+    assert_eq!(
+        cramped.ask(&format!("node cramped {} {dir}", mesh.address)),
+        "ok"
+    );
+    assert_eq!(cramped.ask("sub t keep 64 4"), "ok");
+    let node = mesh.node("camera");
+    let mut publisher = node.publisher::<Raw>("t").build().unwrap();
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    for number in 0..10 {
+        publisher.publish_bytes(&payload(number, 100_000)).unwrap();
+    }
+    let answer = cramped.ask("recv 10");
+    assert!(
+        answer.starts_with("received 10 lost 0 damaged 0"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn descriptors_running_out_is_an_error_and_others_go_on() {
+    let mesh = Mesh::start();
+    let mut command = Command::new("sh");
+    let role = Puppet::command();
+    command
+        .args(["-c", "ulimit -n 48 && exec \"$0\" \"$@\""])
+        .arg(role.get_program());
+    command.args(role.get_args()).env("SHMESH_TEST_ROLE", "1");
+    let mut poor = Puppet::spawn(&mut command);
+    let dir = mesh.dir.path().display();
+    assert_eq!(poor.ask(&format!("node poor {} {dir}", mesh.address)), "ok");
+    assert_eq!(poor.ask("sub t keep 64 4"), "ok");
+    let node = mesh.node("camera");
+    let mut publisher = node.publisher::<Raw>("t").build().unwrap();
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    let answer = poor.ask("many 100");
+    assert!(answer.contains("ulimit -n"), "{answer}");
+    for number in 0..10 {
+        publisher.publish_bytes(&payload(number, 8)).unwrap();
+    }
+    let answer = poor.ask("recv 10");
+    assert!(
+        answer.starts_with("received 10 lost 0 damaged 0"),
+        "{answer}"
+    );
+    assert_eq!(
+        poor.ask("many 3"),
+        "made 3",
+        "what was given back can be used again"
+    );
+}
+
+#[test]
+fn another_users_runtime_directory_is_refused() {
+    let mesh = Mesh::start();
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can play another user");
+        return;
+    }
+    let foreign = TempDir::new();
+    std::os::unix::fs::chown(foreign.path(), Some(65_534), None).unwrap();
+    let error = mesh
+        .builder("n")
+        .runtime_dir(foreign.path())
+        .build_blocking()
+        .unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    use std::os::unix::fs::PermissionsExt as _;
+    let open = TempDir::new();
+    std::fs::set_permissions(open.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let error = mesh
+        .builder("n")
+        .runtime_dir(open.path())
+        .build_blocking()
+        .unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error}");
+}
+
+#[test]
+fn a_process_of_another_user_gets_no_link() {
+    let mesh = Mesh::start();
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can play another user");
+        return;
+    }
+    let node = mesh.node("camera");
+    let publisher = node.publisher::<Raw>("t").build().unwrap();
+    let binary = TempDir::new();
+    let copy = binary.path().join("stranger");
+    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(binary.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let role = Puppet::command();
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .arg(&copy);
+    command.args(role.get_args()).env("SHMESH_TEST_ROLE", "1");
+    let mut stranger = Puppet::spawn(&mut command);
+    let order = format!(
+        "node stranger {} /tmp/shmesh-stranger-{}",
+        mesh.address,
+        node.id()
+    );
+    assert_eq!(stranger.ask(&order), "ok", "the coordinator has no users");
+    assert_eq!(stranger.ask("sub t keep 4 4"), "ok");
+    eventually("they know of each other", || !node.peers().is_empty());
+    let mut friend = mesh.child("friend");
+    assert_eq!(friend.ask("sub t keep 4 4"), "ok");
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    assert_eq!(
+        stranger.ask("drain"),
+        "received 0 lost 0 damaged 0 held 0 publishers 0"
+    );
+    assert_eq!(publisher.listener_count(), 1);
+    drop(stranger);
+    let _ = std::fs::remove_dir_all(format!("/tmp/shmesh-stranger-{}", node.id()));
+}
+
+#[test]
+fn a_message_evicted_for_room_is_counted() {
+    let mesh = Mesh::start();
+    let node = mesh.node("n");
+    let keep = Overflow::KeepLast(64);
+    let mut messages = node.subscriber::<Raw>("t").overflow(keep).build().unwrap();
+    let mut publisher = node
+        .publisher::<Raw>("t")
+        .arena_bytes_max(4 << 20)
+        .build()
+        .unwrap();
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    // The bound is reached long before the depth: the oldest give way all the same.
+    for number in 0..50 {
+        publisher.publish_bytes(&payload(number, 1 << 20)).unwrap();
+    }
+    let mut received = 0;
+    while let Some(sample) = messages.try_recv().unwrap() {
+        assert!(is_intact(&sample, sample.sequence()));
+        received += 1;
+    }
+    let stats = messages.stats();
+    assert_eq!(
+        (stats.received, stats.received + stats.lost),
+        (received, 50)
+    );
+    assert!(received >= 2, "the newest are there");
+    let timeout = Duration::from_millis(1);
+    assert!(messages.recv_blocking(timeout).is_err());
+}

@@ -1,0 +1,425 @@
+//! What a program sees: types, loans, samples, waiting, losses.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use shmesh::rkyv::{Archive, Serialize};
+use shmesh::{Error, Overflow, Raw, RecvError, Validation};
+
+use crate::support::{Mesh, PATIENCE, is_intact, payload};
+
+#[derive(Archive, Serialize, Clone)]
+#[rkyv(crate = shmesh::rkyv)]
+struct Image {
+    width: u32,
+    name: String,
+    pixels: Vec<u8>,
+}
+
+fn image(bytes: usize) -> Image {
+    Image {
+        width: 640,
+        name: "front camera, left".into(),
+        pixels: vec![7; bytes],
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn typed_messages_of_any_size_are_read_in_place() {
+    let mesh = Mesh::start();
+    let (camera, viewer) = (mesh.node("camera"), mesh.node("viewer"));
+    let mut frames = viewer.subscriber::<Image>("frames").build().unwrap();
+    let mut publisher = camera.publisher::<Image>("frames").build().unwrap();
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    for bytes in [0, 10, 100, 10_000, 2_000_000, 50] {
+        publisher.publish(&image(bytes)).unwrap();
+        let sample = frames.recv_blocking(PATIENCE).unwrap();
+        assert_eq!(sample.pixels.len(), bytes);
+        assert!(sample.pixels.iter().all(|pixel| *pixel == 7));
+        assert_eq!(sample.name.as_str(), "front camera, left");
+        assert_eq!(sample.publisher_name(), "camera");
+        assert_eq!(sample.publisher_id().0, camera.id());
+        assert_eq!(sample.lost_before(), 0);
+        assert!(sample.age().is_some_and(|age| age < PATIENCE));
+    }
+}
+
+#[test]
+fn every_validation_gives_the_same_value() {
+    let mesh = Mesh::start();
+    let node = mesh.node("n");
+    let validations = [Validation::InPlace, Validation::Copied];
+    let mut subscribers = validations.map(|validation| {
+        node.subscriber::<Image>("frames")
+            .validation(validation)
+            .build()
+            .unwrap()
+    });
+    let mut publisher = node.publisher::<Image>("frames").build().unwrap();
+    while publisher.listener_count() < 2 {
+        std::thread::yield_now();
+    }
+    publisher.publish(&image(5000)).unwrap();
+    for subscriber in &mut subscribers {
+        let sample = subscriber.recv_blocking(PATIENCE).unwrap();
+        assert_eq!((sample.width.to_native(), sample.pixels.len()), (640, 5000));
+    }
+}
+
+#[test]
+fn another_type_is_refused_with_both_names() {
+    let mesh = Mesh::start();
+    let (one, other) = (mesh.node("one"), mesh.node("other"));
+    let _publisher = one.publisher::<Image>("topic").build().unwrap();
+    while other.peers().is_empty() {
+        std::thread::yield_now();
+    }
+    crate::support::eventually("the mismatch is known", || {
+        match other.subscriber::<u64>("topic").build() {
+            Err(Error::TypeMismatch {
+                ours, theirs, node, ..
+            }) => {
+                assert!(ours.contains("u64") && theirs.contains("Image") && node == "one");
+                true
+            }
+            Ok(_) => false,
+            Err(error) => panic!("{error}"),
+        }
+    });
+}
+
+#[test]
+fn sizes_at_every_edge_arrive_whole() {
+    let mesh = Mesh::start();
+    let node = mesh.node("n");
+    let inline = shmesh_shm::INLINE_BYTES;
+    let bound = 1 << 20;
+    let mut messages = node.subscriber::<Raw>("t").build().unwrap();
+    let mut publisher = node
+        .publisher::<Raw>("t")
+        .arena_bytes_max(bound)
+        .build()
+        .unwrap();
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    for size in [0, 1, inline - 1, inline, inline + 1, 4096, bound] {
+        let number = publisher.stats().sent;
+        publisher.publish_bytes(&payload(number, size)).unwrap();
+        let sample = messages.recv_blocking(PATIENCE).unwrap();
+        assert_eq!(sample.len(), size);
+        assert!(is_intact(&sample, number));
+    }
+    let error = publisher.publish_bytes(&vec![0; bound + 1]).unwrap_err();
+    assert!(
+        matches!(error, Error::ArenaFull { max, .. } if max == bound as u64),
+        "{error}"
+    );
+    let error = publisher
+        .publish_bytes(&payload(0, 10))
+        .map(|sent| sent.listeners);
+    assert_eq!(error.unwrap(), 1, "and goes on");
+}
+
+#[test]
+fn the_arenas_bound_names_who_holds_how_much() {
+    let mesh = Mesh::start();
+    let (camera, hoarder) = (mesh.node("camera"), mesh.node("hoarder"));
+    let mut frames = hoarder.subscriber::<Raw>("t").max_held(8).build().unwrap();
+    let mut publisher = camera
+        .publisher::<Raw>("t")
+        .arena_bytes_max(4 << 20)
+        .build()
+        .unwrap();
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    let mut held = Vec::new();
+    let error = loop {
+        match publisher.publish_bytes(&payload(held.len() as u64, 1 << 20)) {
+            Ok(_) => held.push(frames.recv_blocking(PATIENCE).unwrap()),
+            Err(error) => break error,
+        }
+    };
+    let Error::ArenaFull { holders, .. } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(
+        (holders[0].node.as_str(), holders[0].chunks),
+        ("hoarder", held.len())
+    );
+    assert_eq!(holders[0].bytes, (held.len() << 20) as u64);
+    for (number, sample) in held.iter().enumerate() {
+        assert!(
+            is_intact(sample, number as u64),
+            "held samples stay as they are"
+        );
+    }
+    held.clear();
+    publisher.publish_bytes(&payload(0, 1 << 20)).unwrap();
+}
+
+#[test]
+fn a_subscriber_holds_what_it_may_and_is_told_so() {
+    let mesh = Mesh::start();
+    let node = mesh.node("n");
+    let mut frames = node.subscriber::<Raw>("t").max_held(3).build().unwrap();
+    let mut publisher = node.publisher::<Raw>("t").build().unwrap();
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    let mut held = Vec::new();
+    for number in 0..4 {
+        publisher.publish_bytes(&payload(number, 1000)).unwrap();
+        match frames.recv_blocking(PATIENCE) {
+            Ok(sample) => held.push(sample),
+            Err(RecvError::TooManyHeld { held, max }) => assert_eq!((held, max), (3, 3)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(held.len(), 3);
+    let elsewhere = held.pop().unwrap();
+    std::thread::spawn(move || assert!(is_intact(&elsewhere, 2)))
+        .join()
+        .unwrap();
+    assert_eq!(
+        frames.recv_blocking(PATIENCE).unwrap().sequence(),
+        3,
+        "the message waited"
+    );
+}
+
+#[test]
+fn loans_that_are_dropped_come_back_and_foreign_ones_are_refused() {
+    let mesh = Mesh::start();
+    let node = mesh.node("n");
+    let mut publisher = node
+        .publisher::<Raw>("t")
+        .arena_bytes_max(1 << 20)
+        .build()
+        .unwrap();
+    let mut other = node.publisher::<Raw>("t").build().unwrap();
+    for _ in 0..1000 {
+        drop(publisher.loan(500_000).unwrap());
+    }
+    let kept = [
+        publisher.loan(500_000).unwrap(),
+        publisher.loan(500_000).unwrap(),
+    ];
+    assert!(matches!(
+        publisher.loan(500_000),
+        Err(Error::ArenaFull { .. })
+    ));
+    drop(kept);
+    let mut loan = publisher.loan(500_000).unwrap();
+    loan[499_999] = 1;
+    assert!(matches!(other.send(loan), Err(Error::ForeignLoan)));
+    let mut typed = node.publisher::<[u32; 4]>("typed").build().unwrap();
+    let mut values = node.subscriber::<[u32; 4]>("typed").build().unwrap();
+    typed.wait_for_listener_blocking(PATIENCE).unwrap();
+    let mut loan = typed.loan_uninit().unwrap();
+    loan.write(&[1, 2, 3, 4]).unwrap();
+    typed.send(loan).unwrap();
+    assert_eq!(values.recv_blocking(PATIENCE).unwrap()[3], 4);
+}
+
+#[test]
+fn a_publisher_waits_for_block_subscribers_alone_and_no_longer_than_asked() {
+    let mesh = Mesh::start();
+    let node = mesh.node("n");
+    let block = Overflow::Block {
+        depth: 2,
+        deadline: Duration::from_millis(20),
+    };
+    let mut blocking = node.subscriber::<Raw>("t").overflow(block).build().unwrap();
+    let mut dropping = node
+        .subscriber::<Raw>("t")
+        .overflow(Overflow::DropNewest(2))
+        .build()
+        .unwrap();
+    let mut keeping = node
+        .subscriber::<Raw>("t")
+        .overflow(Overflow::KeepLast(2))
+        .build()
+        .unwrap();
+    let mut publisher = node.publisher::<Raw>("t").build().unwrap();
+    while publisher.listener_count() < 3 {
+        std::thread::yield_now();
+    }
+    for number in 0..5 {
+        let sent = publisher.publish_bytes(&payload(number, 8)).unwrap();
+        assert_eq!(sent.refused, if number < 2 { 0 } else { 2 });
+    }
+    for (subscriber, first, lost) in [
+        (&mut blocking, 0, 3),
+        (&mut dropping, 0, 3),
+        (&mut keeping, 3, 3),
+    ] {
+        for number in first..first + 2 {
+            assert_eq!(subscriber.try_recv().unwrap().unwrap().sequence(), number);
+        }
+        assert!(subscriber.try_recv().unwrap().is_none());
+        let stats = subscriber.stats();
+        assert_eq!(
+            (stats.received, stats.lost),
+            (2, lost),
+            "received + lost = sent"
+        );
+    }
+}
+
+#[test]
+fn a_blocked_publisher_goes_on_when_there_is_room() {
+    let mesh = Mesh::start();
+    let (one, two) = (mesh.node("one"), mesh.node("two"));
+    let block = Overflow::Block {
+        depth: 4,
+        deadline: PATIENCE,
+    };
+    let mut messages = two.subscriber::<Raw>("t").overflow(block).build().unwrap();
+    let mut publisher = one.publisher::<Raw>("t").build().unwrap();
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    let sending = std::thread::spawn(move || {
+        (0..20_000)
+            .map(|n| publisher.publish_bytes(&payload(n, 200)).unwrap().refused)
+            .sum::<usize>()
+    });
+    for number in 0..20_000 {
+        let sample = messages.recv_blocking(PATIENCE).unwrap();
+        assert_eq!(sample.sequence(), number);
+        assert!(is_intact(&sample, number));
+    }
+    assert_eq!(sending.join().unwrap(), 0);
+}
+
+#[test]
+fn async_ends_wait_in_the_runtime() {
+    let mesh = Mesh::start();
+    runtime().block_on(async {
+        let one = mesh.builder("one").build().await.unwrap();
+        let two = mesh.builder("two").build().await.unwrap();
+        let block = Overflow::Block {
+            depth: 4,
+            deadline: PATIENCE,
+        };
+        let mut messages = two.subscriber::<Raw>("t").overflow(block).build().unwrap();
+        let mut publisher = one.publisher::<Raw>("t").build().unwrap();
+        publisher.wait_for_listener().await.unwrap();
+        messages.wait_for_publisher().await.unwrap();
+        let sending = tokio::spawn(async move {
+            for number in 0..5000 {
+                publisher
+                    .publish_bytes_async(&payload(number, 300))
+                    .await
+                    .unwrap();
+            }
+        });
+        for number in 0..5000 {
+            let sample = messages.next().await.unwrap().unwrap();
+            assert_eq!(sample.sequence(), number);
+        }
+        sending.await.unwrap();
+        let nothing = tokio::time::timeout(Duration::from_millis(1), messages.recv()).await;
+        assert!(
+            nothing.is_err(),
+            "a receive that is given up takes nothing with it"
+        );
+        one.close().await;
+    });
+}
+
+#[test]
+fn a_sleeper_is_woken_once_for_each_sleep() {
+    let mesh = Mesh::start();
+    let (one, two) = (mesh.node("one"), mesh.node("two"));
+    let mut messages = two.subscriber::<Raw>("t").build().unwrap();
+    let mut publisher = one.publisher::<Raw>("t").build().unwrap();
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    assert!(matches!(
+        runtime().block_on(async {
+            tokio::time::timeout(Duration::from_millis(1), messages.recv()).await
+        }),
+        Err(_)
+    ));
+    // It is parked, and does not run again until all is sent.
+    for number in 0..1000 {
+        publisher.publish_bytes(&payload(number, 8)).unwrap();
+    }
+    assert_eq!(publisher.stats().wake_ups, 1);
+}
+
+#[test]
+fn a_closed_node_is_gone_for_its_peers_but_what_it_sent_is_not() {
+    let mesh = Mesh::start();
+    let (one, two) = (mesh.node("one"), mesh.node("two"));
+    let mut messages = two.subscriber::<Raw>("t").build().unwrap();
+    let mut publisher = one.publisher::<Raw>("t").build().unwrap();
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    publisher.publish_bytes(&payload(0, 5000)).unwrap();
+    drop(publisher);
+    one.close_blocking();
+    let sample = messages.recv_blocking(PATIENCE).unwrap();
+    assert!(
+        is_intact(&sample, 0),
+        "sent just before the end, and readable after it"
+    );
+    crate::support::eventually("no publisher is left", || {
+        let _ = messages.try_recv();
+        messages.publisher_count() == 0
+    });
+}
+
+#[test]
+fn names_and_settings_out_of_bounds_are_refused() {
+    let mesh = Mesh::start();
+    assert!(matches!(
+        mesh.builder("a b").build_blocking(),
+        Err(Error::InvalidName { .. })
+    ));
+    let node = mesh.node("n");
+    assert!(matches!(
+        node.publisher::<Raw>("a//b").build(),
+        Err(Error::InvalidName { .. })
+    ));
+    let deep = node
+        .subscriber::<Raw>("t")
+        .overflow(Overflow::KeepLast(0))
+        .build();
+    assert!(matches!(
+        deep,
+        Err(Error::OutOfBounds { what: "depth", .. })
+    ));
+    let nobody = shmesh::Node::builder("n")
+        .coordinator("127.0.0.1:1")
+        .runtime_dir(mesh.dir.path())
+        .join_timeout(Duration::from_millis(100))
+        .build_blocking();
+    let error = nobody.unwrap_err();
+    assert!(error.to_string().contains("mesh coordinator"), "{error}");
+}
+
+#[test]
+fn the_steady_path_allocates_nothing() {
+    let mesh = Mesh::start();
+    let node = mesh.node("n");
+    let mut messages = node.subscriber::<Image>("t").build().unwrap();
+    let mut publisher = node.publisher::<Image>("t").build().unwrap();
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    let mut round = |bytes| {
+        let value = image(bytes);
+        allocation_counter::measure(|| {
+            for _ in 0..100 {
+                publisher.publish(&value).unwrap();
+                let sample = messages.try_recv().unwrap().unwrap();
+                assert_eq!(sample.pixels.len(), bytes);
+            }
+        })
+        .count_total
+    };
+    for bytes in [4, 50_000] {
+        round(bytes);
+        assert_eq!(round(bytes), 0, "{bytes} bytes");
+    }
+}

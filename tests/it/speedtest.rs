@@ -1,0 +1,102 @@
+//! `mesh-speedtest` as its users run it.
+
+use std::process::{Command, Output, Stdio};
+
+fn speedtest(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mesh-speedtest"));
+    command.args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn every_pattern_and_wait_says_what_it_measured_in_json() {
+    for pattern in ["ping", "paced", "stream"] {
+        for wait in ["spin", "block", "async"] {
+            let out = speedtest(&[
+                "local",
+                "--json",
+                "--seconds",
+                "0.1",
+                "--pattern",
+                pattern,
+                "--wait",
+                wait,
+                "--message-size",
+                "1k",
+            ]);
+            let text = String::from_utf8(out.stdout).unwrap();
+            let said = String::from_utf8(out.stderr).unwrap();
+            assert!(out.status.success(), "{pattern} {wait}: {said}");
+            assert_eq!(text.lines().count(), 1, "{text}");
+            let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(
+                (&line["pattern"], &line["wait"]),
+                (&pattern.into(), &wait.into())
+            );
+            assert_eq!(line["message_size"], 1000);
+            assert!(line["messages"].as_u64().unwrap() > 0, "{text}");
+            if pattern == "stream" {
+                assert_eq!(line["lost"], 0, "{text}");
+                assert!(line["latency_ns"].is_null() && line["reference_ns"].is_null());
+            } else {
+                assert!(line["latency_ns"]["p50"].as_u64().unwrap() > 0);
+                assert!(line["reference_ns"].as_u64().unwrap() > 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn verified_messages_of_all_sizes_arrive_as_they_were_sent() {
+    for size in ["0", "64", "96", "97", "1MB"] {
+        let args = [
+            "local",
+            "--json",
+            "--seconds",
+            "0.05",
+            "--payload",
+            "verify",
+        ];
+        let out = speedtest(&[&args[..], &["--message-size", size]].concat());
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.success(), "{size}: {said}");
+        assert_eq!(String::from_utf8(out.stdout).unwrap().lines().count(), 3);
+    }
+}
+
+#[test]
+fn wrong_usage_is_said_clearly() {
+    for (args, word) in [
+        (&["local", "--transport", "tcp"][..], "not there yet"),
+        (&["local", "--message-size", "2q"], "unit"),
+        (&["local", "--seconds", "0"], "seconds"),
+        (&["fly"], "unrecognized"),
+    ] {
+        let out = speedtest(args);
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(2), "{said}");
+        assert!(said.contains(word), "{said}");
+    }
+    let nobody = speedtest(&["send", "--coordinator", "127.0.0.1:1"]);
+    let said = String::from_utf8(nobody.stderr).unwrap();
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(said.contains("mesh coordinator"), "{said}");
+}
+
+#[test]
+fn the_table_goes_to_a_pipe_that_may_close() {
+    let mut command = Command::new("sh");
+    let tool = env!("CARGO_BIN_EXE_mesh-speedtest");
+    let script = format!("{tool} local --seconds 0.02 --hgrm $0 | head -1");
+    let file = std::env::temp_dir().join(format!("shmesh-{}.hgrm", std::process::id()));
+    let out = command.args(["-c", &script]).arg(&file).output().unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(
+        text.starts_with("pattern") && text.contains("p99.9"),
+        "{text}"
+    );
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert!(!said.contains("panicked"), "{said}");
+    let hgrm = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(hgrm.is_empty() || hgrm.contains("1/(1-Percentile)"));
+    let _ = std::fs::remove_file(&file);
+}

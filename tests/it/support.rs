@@ -1,0 +1,227 @@
+//! What the tests share: a mesh of their own, and children that do as they are told.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use shmesh::{Coordinator, Node, NodeBuilder, NodeId};
+
+/// Longest wait for anything; nothing passes or fails by being faster.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A coordinator in this process and a runtime directory, both for one test.
+#[derive(Debug)]
+pub(crate) struct Mesh {
+    pub(crate) address: String,
+    pub(crate) dir: TempDir,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Mesh {
+    pub(crate) fn start() -> Self {
+        let (tell, told) = channel();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async move {
+                let coordinator = Coordinator::bind("127.0.0.1:0").await.unwrap();
+                tell.send(coordinator.local_addr().unwrap().to_string())
+                    .unwrap();
+                coordinator.run(async { drop(stopped.await) }).await;
+            });
+        });
+        let address = told.recv().unwrap();
+        Self {
+            address,
+            dir: TempDir::new(),
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    /// A node of this process, not yet built.
+    pub(crate) fn builder(&self, name: &str) -> NodeBuilder {
+        Node::builder(name)
+            .coordinator(&self.address)
+            .runtime_dir(self.dir.path())
+            .without_signal_handling()
+    }
+
+    pub(crate) fn node(&self, name: &str) -> Node {
+        self.builder(name).build_blocking().unwrap()
+    }
+
+    /// A node of a child process.
+    pub(crate) fn child(&self, name: &str) -> Puppet {
+        let mut child = Puppet::spawn(&mut Puppet::command());
+        let dir = self.dir.path().display();
+        assert_eq!(
+            child.ask(&format!("node {name} {} {dir}", self.address)),
+            "ok"
+        );
+        child
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A directory that goes with its owner.
+#[derive(Debug)]
+pub(crate) struct TempDir(PathBuf);
+
+impl TempDir {
+    pub(crate) fn new() -> Self {
+        let path = PathBuf::from(format!(
+            "/tmp/shmesh-it-{:.16}",
+            NodeId::random().unwrap().to_string()
+        ));
+        std::fs::create_dir(&path).unwrap();
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A process that plays a role (see `role`): it gets a line and answers one.
+#[derive(Debug)]
+pub(crate) struct Puppet {
+    child: Child,
+    stdin: ChildStdin,
+    answers: Receiver<String>,
+}
+
+impl Puppet {
+    /// This test binary in its role.
+    pub(crate) fn command() -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([
+            "--exact",
+            "role::play",
+            "--nocapture",
+            "--test-threads",
+            "1",
+        ]);
+        command.env("SHMESH_TEST_ROLE", "1");
+        command
+    }
+
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stdin = child.stdin.take().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (tell, answers) = channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                // The test harness talks too; ours are marked.
+                if let Some(at) = line.find("> ")
+                    && tell.send(line[at + 2..].to_owned()).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        Self {
+            child,
+            stdin,
+            answers,
+        }
+    }
+
+    pub(crate) fn tell(&mut self, order: &str) {
+        writeln!(self.stdin, "{order}").unwrap();
+    }
+
+    pub(crate) fn answer(&mut self) -> String {
+        self.answers
+            .recv_timeout(PATIENCE)
+            .expect("an answer in time")
+    }
+
+    pub(crate) fn ask(&mut self, order: &str) -> String {
+        self.tell(order);
+        self.answer()
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Puppet {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A payload that says which message it is in every byte.
+pub(crate) fn payload(number: u64, size: usize) -> Vec<u8> {
+    (0..size).map(|idx| byte(number, idx)).collect()
+}
+
+pub(crate) fn is_intact(bytes: &[u8], number: u64) -> bool {
+    bytes
+        .iter()
+        .enumerate()
+        .all(|(idx, found)| *found == byte(number, idx))
+}
+
+fn byte(number: u64, idx: usize) -> u8 {
+    number
+        .wrapping_mul(31)
+        .wrapping_add(idx as u64)
+        .to_le_bytes()[0]
+}
+
+/// Polls a condition that no event announces.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = std::time::Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < PATIENCE, "{what}: not in time");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The number behind `key` in an answer like `received 3 lost 0`.
+pub(crate) fn number(answer: &str, key: &str) -> u64 {
+    let mut words = answer.split_whitespace();
+    words
+        .find(|word| *word == key)
+        .unwrap_or_else(|| panic!("{key} in `{answer}`"));
+    words.next().unwrap().parse().unwrap()
+}
