@@ -1,6 +1,7 @@
 //! Two nodes in one process: the same rings, on private memory.
 //!
 //! Run with `cargo run --example two_nodes`; nothing else needs to run.
+#![allow(clippy::print_stdout)]
 
 use shmesh::rkyv::{Archive, Serialize};
 use shmesh::{Error, Node};

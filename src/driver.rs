@@ -84,9 +84,11 @@ async fn run(shared: Arc<NodeShared>, config: DriverConfig, joined: Joined) {
     let signal = Driver::drive(&shared, &config, joined).await;
     shared.is_closed.send_replace(true);
     if let Some(signal) = signal {
+        // The names of this node, which otherwise go with their owners.
         if let Some(status) = &shared.status {
             status.remove();
         }
+        let _ = std::fs::remove_file(&shared.info.socket);
         // The last node of the process ends it as the signal would have.
         if forget_in_process(shared.info.id) {
             let ended = signal_hook::low_level::emulate_default_handler(signal);
@@ -182,20 +184,7 @@ impl<'a> Driver<'a> {
                 signal = &mut signal => break Some(signal),
             }
         };
-        driver.leave();
-        // What is queued for the peers (a segment that a message lies in) goes out first, but a
-        // peer that does not read is not waited for.
-        let flushed = async {
-            while driver.peers.values().any(|peer| peer.link.is_some()) {
-                let Some(event) = from_links.recv().await else {
-                    return;
-                };
-                if let LinkEvent::Down { .. } = event {
-                    driver.on_link(event);
-                }
-            }
-        };
-        let _ = tokio::time::timeout(Duration::from_millis(LEAVE_MS_MAX), flushed).await;
+        driver.leave(&mut from_links).await;
         ended_by
     }
 
@@ -367,13 +356,26 @@ impl<'a> Driver<'a> {
     }
 
     /// Tells the peers that all is over; what is in the rings stays readable for them.
-    fn leave(&mut self) {
+    async fn leave(&mut self, from_links: &mut mpsc::Receiver<LinkEvent>) {
         let publishers: Vec<_> = {
             let registry = lock(&self.shared.registry);
             registry.publishers.values().cloned().collect()
         };
         publishers.iter().for_each(|publisher| publisher.close());
         self.channels.close_all();
+        // What is queued for the peers (a segment that a message lies in) goes out first, but a
+        // peer that does not read is not waited for.
+        let flushed = async {
+            while self.peers.values().any(|peer| peer.link.is_some()) {
+                let Some(event) = from_links.recv().await else {
+                    return;
+                };
+                if let LinkEvent::Down { .. } = event {
+                    self.on_link(event);
+                }
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(LEAVE_MS_MAX), flushed).await;
     }
 }
 

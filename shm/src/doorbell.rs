@@ -481,6 +481,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::AtomicU64 as Turn;
 
+    #[allow(clippy::unwrap_used)]
     fn pair(page: &Arc<BellPage>) -> (Parker, Ringer) {
         let parker = Parker::new(page).unwrap();
         let event = Event::from_fd(parker.event().try_clone().unwrap().fd).unwrap();

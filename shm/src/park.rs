@@ -1,6 +1,7 @@
 //! The parking protocol: how a receiver says that it sleeps, and who wakes it.
 //!
-//! The receiver's word is `2 * epoch + 1` while it is parked and `2 * epoch` while it is awake; every
+//! The receiver's word is `2 * epoch + 1` while it is parked and `2 * epoch` while it is awake;
+//! every
 //! parking has a new epoch. It is the only one who writes it. A sender loads it after every
 //! message, and rings once for each epoch it finds parked.
 //!

@@ -349,7 +349,10 @@ fn try_send(
     Ok(())
 }
 
-async fn receive_packet(socket: &AsyncFd<OwnedFd>) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
+/// Bytes and the descriptors that came beside them.
+type Packet = (Vec<u8>, Vec<OwnedFd>);
+
+async fn receive_packet(socket: &AsyncFd<OwnedFd>) -> Result<Packet, Error> {
     let what = "receive from the host link";
     loop {
         let ready = socket.ready(Interest::READABLE).await;
@@ -370,7 +373,7 @@ async fn receive_packet(socket: &AsyncFd<OwnedFd>) -> Result<(Vec<u8>, Vec<Owned
 }
 
 /// `None` for what did not fit: too long, or more descriptors than any frame has.
-fn try_receive(socket: BorrowedFd<'_>) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>, Errno> {
+fn try_receive(socket: BorrowedFd<'_>) -> Result<Option<Packet>, Errno> {
     let mut packet = vec![0; FRAME_BYTES_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);

@@ -1,4 +1,9 @@
 //! The promises, held against real processes, real sockets and real kills.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation
+)]
 
 mod coordinator;
 mod faults;

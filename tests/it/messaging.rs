@@ -337,12 +337,9 @@ fn a_sleeper_is_woken_once_for_each_sleep() {
     let mut messages = two.subscriber::<Raw>("t").build().unwrap();
     let mut publisher = one.publisher::<Raw>("t").build().unwrap();
     publisher.wait_for_listener_blocking(PATIENCE).unwrap();
-    assert!(matches!(
-        runtime().block_on(async {
-            tokio::time::timeout(Duration::from_millis(1), messages.recv()).await
-        }),
-        Err(_)
-    ));
+    let early = runtime()
+        .block_on(async { tokio::time::timeout(Duration::from_millis(1), messages.recv()).await });
+    assert!(early.is_err());
     // It is parked, and does not run again until all is sent.
     for number in 0..1000 {
         publisher.publish_bytes(&payload(number, 8)).unwrap();

@@ -177,7 +177,8 @@ struct Borrowed {
 impl Borrowed {
     #[inline]
     fn bytes(&self) -> &[u8] {
-        // SAFETY: `Consumer::borrow_chunk` checked that offset and length lie inside the block, the lender
+        // SAFETY: `Consumer::borrow_chunk` checked that offset and length lie inside the block, the
+        // lender
         // keeps the block mapped, and while this borrow lasts the publisher does not write there:
         // it waits for the release of `position` in the borrow table. That the publisher keeps to
         // this is the documented trust in processes of the same user.

@@ -137,7 +137,7 @@ fn table(all: &[Measured]) -> String {
 fn row(measured: &Measured) -> [String; 12] {
     let latency = |quantile: f64| {
         let latencies = measured.latencies.as_ref();
-        latencies.map_or("-".into(), |l| nanos(l.value_at_quantile(quantile)))
+        latencies.map_or_else(|| "-".into(), |l| nanos(l.value_at_quantile(quantile)))
     };
     let name = |value: &dyn erased::Name| value.name();
     [
@@ -152,7 +152,7 @@ fn row(measured: &Measured) -> [String; 12] {
         scaled(measured.messages_per_s(), ""),
         scaled(measured.bytes_per_s(), "B/s"),
         measured.lost.to_string(),
-        measured.reference_ns.map_or("-".into(), nanos),
+        measured.reference_ns.map_or_else(|| "-".into(), nanos),
     ]
 }
 

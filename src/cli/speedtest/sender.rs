@@ -55,10 +55,10 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
 fn specs(choices: &ChoiceArgs) -> Vec<Spec> {
     let patterns = choices
         .pattern
-        .map_or(Pattern::ALL.to_vec(), |pattern| vec![pattern]);
+        .map_or_else(|| Pattern::ALL.to_vec(), |pattern| vec![pattern]);
     let sizes = choices
         .message_size
-        .map_or(SIZES.to_vec(), |size| vec![size]);
+        .map_or_else(|| SIZES.to_vec(), |size| vec![size]);
     let spec = |pattern, message_size| Spec {
         pattern,
         wait: choices.wait,
@@ -161,9 +161,8 @@ impl<'a> Sender<'a> {
             Pattern::Stream => stream(spec, &mut data).await?,
         };
         say(&mut self.control, &Control::Finish { sent })?;
-        let outcome = match hear(&mut self.reports, 6 * WORD_TIMEOUT)? {
-            Some(Report::Done(outcome)) => outcome,
-            _ => return Err(Failure::usage("the receiver did not report")),
+        let Some(Report::Done(outcome)) = hear(&mut self.reports, 6 * WORD_TIMEOUT)? else {
+            return Err(Failure::usage("the receiver did not report"));
         };
         let after = self.reference(spec, peer_core)?;
         let reference_ns = before
