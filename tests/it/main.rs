@@ -8,6 +8,7 @@
 mod coordinator;
 mod faults;
 mod hostile;
+mod mesh_tool;
 mod messaging;
 mod processes;
 mod role;
