@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use shmesh::{Error, Node, Overflow, Raw};
+use shmesh::{Error, Node, Raw};
 use tokio::time::{interval, timeout};
 
 const FRAME_BYTES: usize = 1920 * 1080 * 3;
 
 async fn camera(node: Node) -> Result<(), Error> {
-    let frames = node.publisher::<Raw>("camera/front");
+    let frames = node.publisher::<Raw>("camera");
     let mut frames = frames.reserve(FRAME_BYTES, 6).build()?;
     let mut tick = interval(Duration::from_millis(33));
     for number in 0..30_u8 {
@@ -35,35 +35,22 @@ async fn imu(node: Node) -> Result<(), Error> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let robot = Node::builder("robot")
-        .embedded_coordinator()
-        .build()
-        .await?;
+    let robot = Node::builder("robot").embedded_coordinator();
+    let robot = robot.build().await?;
     let detector = Node::builder("detector").build().await?;
-    let frames = detector.subscriber::<Raw>("camera/front");
-    let mut frames = frames.overflow(Overflow::KeepLast(4)).build()?;
-    let imu_data = detector.subscriber::<[f32; 6]>("imu");
-    let mut imu_data = imu_data.overflow(Overflow::KeepLast(100)).build()?;
+    let mut frames = detector.subscriber::<Raw>("camera").build()?;
+    let mut imu_data = detector.subscriber::<[f32; 6]>("imu").build()?;
     tokio::spawn(camera(robot.clone()));
     tokio::spawn(imu(robot));
     let mut recent = Vec::new();
-    while let Ok(frame) = timeout(Duration::from_millis(500), frames.recv()).await {
+    while let Ok(frame) = timeout(Duration::from_secs(1), frames.recv()).await {
         let frame = frame?;
-        println!(
-            "frame {}, {} bytes, {:?} old",
-            frame.sequence(),
-            frame.len(),
-            frame.age()
-        );
-        // A detector compares the last three frames: they stay where the camera wrote them.
+        println!("frame {}, {:?} old", frame.sequence(), frame.age());
+        // The last three frames stay where the camera wrote them.
         recent.push(frame);
         recent.drain(..recent.len().saturating_sub(3));
         while imu_data.try_recv()?.is_some() {}
     }
-    println!(
-        "{} IMU readings, {} lost",
-        imu_data.stats().received,
-        imu_data.stats().lost
-    );
+    println!("IMU: {:?}", imu_data.stats());
     Ok(())
 }

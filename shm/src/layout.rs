@@ -4,8 +4,8 @@
 //!
 //! | half | writer | holds |
 //! |---|---|---|
-//! | ring half | publisher | [`RingHead`], then `capacity` [`Slot`]s |
-//! | borrow half | subscriber | [`BorrowHead`], then `entries` borrow words |
+//! | ring half | publisher | `RingHead`, then `capacity` `Slot`s |
+//! | borrow half | subscriber | `BorrowHead`, then `entries` borrow words |
 //!
 //! Every word is an atomic, and every bit pattern of it is valid, so a reader can never see
 //! anything worse than a wrong number. Numbers from the other side are checked where they are read.

@@ -9,7 +9,7 @@
 //! | [`view`] | a received payload and the value found in it |
 //! | [`doorbell`] | parking and waking |
 //! | [`status`] | memory with a name: a node's page of counters |
-//! | [`reference`] | a bare cache line, to measure against |
+//! | [`mod@reference`] | a bare cache line, to measure against |
 //!
 //! No runtime, no message types, no policy: who talks to whom is the business of crate `shmesh`.
 
