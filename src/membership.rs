@@ -107,7 +107,10 @@ pub(crate) async fn maintain(
             outcome = take_part(&config, &mut local, &events, &mut is_joined) => outcome,
             _ = shutdown.wait_for(|is_over| *is_over) => return,
         };
-        let Err(error) = outcome else { return };
+        let Err(mut error) = outcome else { return };
+        if !is_joined {
+            error = unreachable_if_silent(&config.address, error);
+        }
         if events.send(MeshEvent::Lost { error }).await.is_err() {
             return;
         }
@@ -122,6 +125,20 @@ pub(crate) async fn maintain(
             () = tokio::time::sleep(jittered(pause_ms)) => {}
             _ = shutdown.wait_for(|is_over| *is_over) => return,
         }
+    }
+}
+
+/// A coordinator that hangs up or stalls before it lets us in (it is just starting, stopping or out
+/// of descriptors) is as good as none: it is worth another try, as a refusal is not.
+fn unreachable_if_silent(address: &str, error: Error) -> Error {
+    let source = match error {
+        Error::Io { source, .. } => source,
+        Error::Timeout(_) => std::io::ErrorKind::TimedOut.into(),
+        other => return other,
+    };
+    Error::CoordinatorUnreachable {
+        address: address.into(),
+        source,
     }
 }
 

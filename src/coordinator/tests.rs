@@ -1,224 +1,16 @@
 //! The coordinator over real sockets, with real members and with words said by hand.
 
-use std::collections::HashMap;
+mod support;
 
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
 
+use self::support::{Member, Raw, Running, endpoint, endpoint_up, info, soon};
 use super::*;
-use crate::id::HostId;
 use crate::limits::{ENDPOINTS_PER_NODE_MAX, NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
 use crate::link::handshake::{HELLO_BYTES, PROTOCOL_VERSION};
 use crate::link::wire::HEADER_BYTES;
-use crate::membership::{MembershipConfig, MeshEvent, maintain};
-use crate::topology::{Encoding, Endpoint, NodeInfo, Role, TopicType};
-
-/// Only so that a failing test ends; nothing is measured against it.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match timeout(PATIENCE, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("never happened: {what}"),
-    }
-}
-
-fn info(id: u128) -> NodeInfo {
-    NodeInfo {
-        id: NodeId(id),
-        name: format!("n{id}"),
-        host: HostId(1),
-        uid: 0,
-        pid: 1,
-        socket: format!("/run/{id}"),
-        addresses: vec![],
-    }
-}
-
-fn endpoint(id: u32, topic: &str) -> Endpoint {
-    let ty = TopicType {
-        encoding: Encoding::Raw,
-        name: "bytes".into(),
-        hash: 0,
-    };
-    Endpoint {
-        id,
-        role: Role::Publisher,
-        topic: topic.into(),
-        ty,
-    }
-}
-
-fn endpoint_up(node: u128, endpoint: Endpoint) -> Change {
-    Change::EndpointUp {
-        node: NodeId(node),
-        endpoint,
-    }
-}
-
-struct Running {
-    address: String,
-    epoch: u64,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    async fn start(address: &str, lease_ms: u64) -> Self {
-        let coordinator = Coordinator::bind(address).await.unwrap();
-        let coordinator = coordinator.with_lease(Duration::from_millis(lease_ms));
-        let address = coordinator.local_addr().unwrap().to_string();
-        let epoch = coordinator.epoch();
-        let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(coordinator.run(async {
-            let _ = stopped.await;
-        }));
-        Self {
-            address,
-            epoch,
-            stop,
-            task,
-        }
-    }
-
-    async fn new() -> Self {
-        Self::start("127.0.0.1:0", LEASE_MS).await
-    }
-
-    /// Ends it with all its connections, and says where it was.
-    async fn stop(self) -> String {
-        self.stop.send(()).unwrap();
-        soon("the coordinator ends", self.task).await.unwrap();
-        self.address
-    }
-}
-
-/// A node as the driver runs it, with what it knows.
-struct Member {
-    info: NodeInfo,
-    local: watch::Sender<Arc<HashMap<u32, Endpoint>>>,
-    events: mpsc::Receiver<MeshEvent>,
-    shutdown: watch::Sender<bool>,
-    task: JoinHandle<()>,
-    incoming: Option<Topology>,
-    topology: Topology,
-    epoch: u64,
-    lost: Vec<Error>,
-}
-
-impl Member {
-    fn join(address: &str, id: u128) -> Self {
-        let (local, endpoints) = watch::channel(Arc::default());
-        let (sender, events) = mpsc::channel(64);
-        let (shutdown, over) = watch::channel(false);
-        let config = MembershipConfig {
-            address: address.into(),
-            info: info(id),
-        };
-        Self {
-            info: config.info.clone(),
-            local,
-            events,
-            shutdown,
-            task: tokio::spawn(maintain(config, endpoints, sender, over)),
-            incoming: None,
-            topology: Topology::default(),
-            epoch: 0,
-            lost: Vec::new(),
-        }
-    }
-
-    fn announce(&self, endpoints: impl IntoIterator<Item = Endpoint>) {
-        let endpoints = endpoints.into_iter().map(|e| (e.id, e)).collect();
-        self.local.send_replace(Arc::new(endpoints));
-    }
-
-    fn take_in(&mut self, event: MeshEvent) {
-        match event {
-            MeshEvent::Joined { epoch } => self.epoch = epoch,
-            MeshEvent::Reset => self.incoming = Some(Topology::default()),
-            MeshEvent::Changes(changes) => {
-                let topology = self.incoming.as_mut().unwrap_or(&mut self.topology);
-                for change in &changes {
-                    topology.apply(change).unwrap();
-                }
-            }
-            MeshEvent::SnapshotDone => self.topology = self.incoming.take().unwrap(),
-            MeshEvent::Lost { error } => self.lost.push(error),
-        }
-    }
-
-    /// Follows the mesh until it is as wished.
-    async fn until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
-        while !is_so(self) {
-            let event = soon(what, self.events.recv()).await;
-            self.take_in(event.expect("the membership goes on"));
-        }
-    }
-
-    async fn until_nodes(&mut self, count: usize) {
-        let what = format!("{} knows {count} nodes", self.info.name);
-        self.until(&what, |member| member.topology.nodes().count() == count)
-            .await;
-    }
-
-    async fn leave(self) {
-        self.shutdown.send_replace(true);
-        soon("the membership ends", self.task).await.unwrap();
-    }
-}
-
-/// A connection on which anything can be said.
-struct Raw {
-    reader: FrameReader,
-    writer: OwnedWriteHalf,
-}
-
-impl Raw {
-    async fn connect(address: &str) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
-        let (reader, writer) = stream.into_split();
-        Self {
-            reader: FrameReader::new(reader),
-            writer,
-        }
-    }
-
-    async fn say(&mut self, bytes: &[u8]) {
-        self.writer.write_all(bytes).await.unwrap();
-    }
-
-    async fn tell(&mut self, word: &FromNode) {
-        self.say(&wire::encode(Kind::FromNode, word).unwrap()).await;
-    }
-
-    async fn hear(&mut self) -> Result<FromCoordinator, Error> {
-        soon("an answer", self.reader.next(Kind::FromCoordinator)).await
-    }
-
-    /// Says hello and registers; what comes is left to the test.
-    async fn register(address: &str, info: NodeInfo) -> Self {
-        let mut raw = Self::connect(address).await;
-        let hello = Hello::ours(Side::Node, info.id).unwrap();
-        raw.say(&hello.encode()).await;
-        soon("a hello", raw.reader.hello()).await.unwrap();
-        raw.tell(&FromNode::Register(info)).await;
-        raw
-    }
-
-    /// Reads until it is refused, and then to the end.
-    async fn until_refused(&mut self) -> String {
-        let refusal = loop {
-            if let FromCoordinator::Refused { reason } = self.hear().await.unwrap() {
-                break reason;
-            }
-        };
-        while self.hear().await.is_ok() {}
-        refusal
-    }
-}
+use crate::topology::{NodeInfo, Role};
 
 #[tokio::test]
 async fn nodes_learn_of_each_other_and_of_every_change() {
@@ -345,6 +137,21 @@ async fn a_coordinator_of_another_version_is_named_with_both_versions() {
         ),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_coordinator_that_hangs_up_or_stalls_counts_as_unreachable() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut member = Member::join(&address, 1);
+    drop(soon("a node dials", listener.accept()).await.unwrap());
+    let stalled = soon("it dials again", listener.accept()).await.unwrap();
+    member.until("it lost both", |m| m.lost.len() == 2).await;
+    for error in &member.lost {
+        let is_so = matches!(error, Error::CoordinatorUnreachable { .. });
+        assert!(is_so, "{error}");
+    }
+    drop(stalled); // open until here: it was the stall
 }
 
 #[tokio::test]
