@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use shmesh::{Error, Node, Raw};
+use shmesh::{Error, Node, Overflow, Raw};
 use tokio::time::{interval, timeout};
 
 const FRAME_BYTES: usize = 1920 * 1080 * 3;
@@ -39,7 +39,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let robot = robot.build().await?;
     let detector = Node::builder("detector").build().await?;
     let mut frames = detector.subscriber::<Raw>("camera").build()?;
-    let mut imu_data = detector.subscriber::<[f32; 6]>("imu").build()?;
+    let imu_data = detector.subscriber::<[f32; 6]>("imu");
+    let mut imu_data = imu_data.overflow(Overflow::KeepLast(64)).build()?;
     tokio::spawn(camera(robot.clone()));
     tokio::spawn(imu(robot));
     let mut recent = Vec::new();

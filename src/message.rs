@@ -19,7 +19,7 @@ use rkyv::validation::Validator;
 use rkyv::validation::archive::ArchiveValidator;
 use rkyv::validation::shared::SharedValidator;
 use rkyv::{Archive, Archived, Portable, Serialize};
-use shmesh_shm::{Body, Trusted, View};
+use shmesh_shm::{Trusted, View};
 
 use crate::limits::ARCHIVE_DEPTH_MAX;
 use crate::publisher::ArchiveWriter;
@@ -63,13 +63,14 @@ pub trait Payload: sealed::Sealed + 'static {
     /// What a sample derefs to.
     type View: ?Sized;
     #[doc(hidden)]
-    type Held: core::ops::Deref<Target = Self::View> + Send + 'static;
+    type Value: Send + 'static;
     #[doc(hidden)]
     fn topic_type() -> TopicType;
+    /// Finds the value in a message, checked as asked.
     #[doc(hidden)]
-    fn view(body: Body, validation: Validation) -> Result<Self::Held, InvalidPayload>;
+    fn find(view: &mut View<Self::Value>, validation: Validation) -> Result<(), InvalidPayload>;
     #[doc(hidden)]
-    fn bytes(held: &Self::Held) -> &[u8];
+    fn value(view: &View<Self::Value>) -> &Self::View;
     #[doc(hidden)]
     fn check(bytes: &[u8]) -> Result<(), InvalidPayload>;
 }
@@ -99,7 +100,7 @@ where
     Archived<T>: Portable + Send,
 {
     type View = Archived<T>;
-    type Held = View<Archived<T>>;
+    type Value = Archived<T>;
 
     fn topic_type() -> TopicType {
         let name = short_name(type_name::<T>());
@@ -115,24 +116,25 @@ where
         }
     }
 
-    fn view(body: Body, validation: Validation) -> Result<Self::Held, InvalidPayload> {
-        let body = match validation {
-            Validation::InPlace => body,
-            Validation::Copied => body
-                .into_private()
-                .map_err(|e| InvalidPayload(e.to_string()))?,
+    #[inline]
+    fn find(view: &mut View<Archived<T>>, validation: Validation) -> Result<(), InvalidPayload> {
+        match validation {
+            Validation::InPlace => {}
+            Validation::Copied => make_private(view)?,
             Validation::Trusted(promise) => {
-                return View::trusted_root(body, promise).map_err(|misfit| {
+                return view.trust_root(promise).map_err(|misfit| {
                     let (len, need) = (misfit.len, misfit.need);
                     InvalidPayload(format!("{len} bytes cannot hold a value of {need}"))
                 });
             }
-        };
-        View::find(body, access::<Archived<T>>).map_err(|error| InvalidPayload(error.to_string()))
+        }
+        view.find(access::<Archived<T>>)
+            .map_err(|error| InvalidPayload(error.to_string()))
     }
 
-    fn bytes(held: &Self::Held) -> &[u8] {
-        held.bytes()
+    #[inline]
+    fn value(view: &View<Archived<T>>) -> &Archived<T> {
+        view
     }
 
     fn check(bytes: &[u8]) -> Result<(), InvalidPayload> {
@@ -143,21 +145,9 @@ where
     }
 }
 
-/// A body of raw bytes, which every body is.
-#[derive(Debug)]
-pub struct RawView(Body);
-
-impl core::ops::Deref for RawView {
-    type Target = [u8];
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        self.0.bytes()
-    }
-}
-
 impl Payload for Raw {
     type View = [u8];
-    type Held = RawView;
+    type Value = ();
 
     fn topic_type() -> TopicType {
         TopicType {
@@ -168,23 +158,26 @@ impl Payload for Raw {
     }
 
     #[inline]
-    fn view(body: Body, validation: Validation) -> Result<RawView, InvalidPayload> {
+    fn find(view: &mut View<()>, validation: Validation) -> Result<(), InvalidPayload> {
         match validation {
-            Validation::Copied => body
-                .into_private()
-                .map(RawView)
-                .map_err(|e| InvalidPayload(e.to_string())),
-            Validation::InPlace | Validation::Trusted(_) => Ok(RawView(body)),
+            Validation::Copied => make_private(view),
+            Validation::InPlace | Validation::Trusted(_) => Ok(()),
         }
     }
 
-    fn bytes(held: &RawView) -> &[u8] {
-        held
+    #[inline]
+    fn value(view: &View<()>) -> &[u8] {
+        view.bytes()
     }
 
     fn check(_: &[u8]) -> Result<(), InvalidPayload> {
         Ok(())
     }
+}
+
+fn make_private<A: 'static>(view: &mut View<A>) -> Result<(), InvalidPayload> {
+    view.make_private()
+        .map_err(|error| InvalidPayload(error.to_string()))
 }
 
 mod sealed {

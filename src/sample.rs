@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shmesh_shm::monotonic_ns;
+use shmesh_shm::{View, monotonic_ns};
 
 use crate::endpoint::PublisherIdentity;
 use crate::id::NodeId;
@@ -18,31 +18,43 @@ use crate::message::Payload;
 /// may outlive its publisher. How many a subscriber may hold at once is set with
 /// [`SubscriberBuilder::max_held`](crate::SubscriberBuilder::max_held).
 pub struct Sample<P: Payload> {
-    pub(crate) held: P::Held,
-    pub(crate) sequence: u64,
-    pub(crate) sent_ns: u64,
-    pub(crate) lost: u64,
-    pub(crate) publisher: Arc<PublisherIdentity>,
+    pub(crate) view: View<P::Value>,
+    /// Always there in a sample that a user has.
+    pub(crate) publisher: Option<Arc<PublisherIdentity>>,
 }
 
 impl<P: Payload> Sample<P> {
+    /// One without a message, to be filled in place.
+    #[inline]
+    pub(crate) fn empty() -> Self {
+        Self {
+            view: View::empty(),
+            publisher: None,
+        }
+    }
+
+    fn publisher(&self) -> &PublisherIdentity {
+        let publisher = self.publisher.as_deref();
+        publisher.expect("invariant: samples are given out with their publisher")
+    }
+
     /// The message's bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        P::bytes(&self.held)
+        self.view.bytes()
     }
 
     /// The number its publisher gave it: 0 for the publisher's first.
     #[must_use]
     pub fn sequence(&self) -> u64 {
-        self.sequence
+        self.view.received().sequence
     }
 
     /// When it was sent: nanoseconds of `CLOCK_MONOTONIC`, which the processes of one host share.
     /// `None` if its publisher does not stamp.
     #[must_use]
     pub fn sent_ns(&self) -> Option<u64> {
-        (self.sent_ns != 0).then_some(self.sent_ns)
+        Some(self.view.received().sent_ns).filter(|sent_ns| *sent_ns != 0)
     }
 
     /// How long ago it was sent. Reads the clock.
@@ -55,19 +67,19 @@ impl<P: Payload> Sample<P> {
     /// Messages of this publisher that were lost between the one received before and this one.
     #[must_use]
     pub fn lost_before(&self) -> u64 {
-        self.lost
+        self.view.received().lost
     }
 
     /// The name of the node that sent it.
     #[must_use]
     pub fn publisher_name(&self) -> &str {
-        &self.publisher.node_name
+        &self.publisher().node_name
     }
 
     /// Which publisher sent it: its node, and its number inside that node.
     #[must_use]
     pub fn publisher_id(&self) -> (NodeId, u32) {
-        (self.publisher.node, self.publisher.endpoint)
+        (self.publisher().node, self.publisher().endpoint)
     }
 }
 
@@ -75,17 +87,17 @@ impl<P: Payload> Deref for Sample<P> {
     type Target = P::View;
     #[inline]
     fn deref(&self) -> &P::View {
-        &self.held
+        P::value(&self.view)
     }
 }
 
 impl<P: Payload> fmt::Debug for Sample<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sample")
-            .field("publisher", &self.publisher.node_name)
-            .field("sequence", &self.sequence)
+            .field("publisher", &self.publisher().node_name)
+            .field("sequence", &self.sequence())
             .field("bytes", &self.bytes().len())
-            .field("lost_before", &self.lost)
+            .field("lost_before", &self.lost_before())
             .finish_non_exhaustive()
     }
 }

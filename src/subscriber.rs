@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures_core::Stream;
-use shmesh_shm::{Counter, Parker, Received};
+use shmesh_shm::{Counter, Parker};
 
 use crate::endpoint::{Overflow, RxChannel, SubscriberEvent, SubscriberShared};
 use crate::error::{Error, RecvError};
@@ -156,12 +156,19 @@ impl<P: Payload> Subscriber<P> {
             if idx >= count {
                 idx -= count;
             }
-            match self.channels[idx].consumer.try_next() {
-                Ok(Some(received)) => {
+            let consumer = &mut self.channels[idx].consumer;
+            if !consumer.is_ready() {
+                continue;
+            }
+            // Filled where it is, so that a message is copied once on its way to the caller.
+            let mut sample = Sample::<P>::empty();
+            match sample.view.fill(consumer) {
+                Ok(true) => {
                     self.turn = if idx + 1 == count { 0 } else { idx + 1 };
-                    return self.sample(idx, received).map(Some);
+                    self.finish(idx, &mut sample)?;
+                    return Ok(Some(sample));
                 }
-                Ok(None) => {}
+                Ok(false) => {}
                 Err(corrupt) => return Err(self.give_up(idx, corrupt)),
             }
         }
@@ -327,45 +334,30 @@ impl<P: Payload> Subscriber<P> {
         }
     }
 
+    /// Counts what was received, and finds its value.
     #[inline]
-    fn sample(&mut self, idx: usize, received: Received) -> Result<Sample<P>, RecvError> {
+    fn finish(&mut self, idx: usize, sample: &mut Sample<P>) -> Result<(), RecvError> {
         let channel = &self.channels[idx];
         let counters = &self.shared.counters;
-        if received.lost > 0 {
+        if sample.lost_before() > 0 {
             counters.set(Counter::LostOverwritten, channel.consumer.overwritten());
             counters.set(Counter::LostDropped, channel.consumer.dropped());
         }
-        counters.add(Counter::Bytes, received.body.bytes().len() as u64);
-        let publisher = Arc::clone(&channel.publisher);
-        match P::view(received.body, self.validation) {
-            Ok(held) => {
-                self.received += 1;
-                counters.set(Counter::Messages, self.received);
-                let Received {
-                    sequence,
-                    sent_ns,
-                    lost,
-                    ..
-                } = received;
-                Ok(Sample {
-                    held,
-                    sequence,
-                    sent_ns,
-                    lost,
-                    publisher,
-                })
-            }
-            Err(invalid) => {
-                self.past.invalid += 1;
-                counters.add(Counter::LostInvalid, 1);
-                Err(RecvError::Invalid {
-                    topic: self.shared.endpoint.topic.clone(),
-                    publisher: publisher.node_name.clone(),
-                    sequence: received.sequence,
-                    reason: invalid.0,
-                })
-            }
+        counters.add(Counter::Bytes, sample.bytes().len() as u64);
+        sample.publisher = Some(Arc::clone(&channel.publisher));
+        if let Err(invalid) = P::find(&mut sample.view, self.validation) {
+            self.past.invalid += 1;
+            counters.add(Counter::LostInvalid, 1);
+            return Err(RecvError::Invalid {
+                topic: self.shared.endpoint.topic.clone(),
+                publisher: channel.publisher.node_name.clone(),
+                sequence: sample.sequence(),
+                reason: invalid.0,
+            });
         }
+        self.received += 1;
+        counters.set(Counter::Messages, self.received);
+        Ok(())
     }
 
     /// No ring gave a message: says so, unless one could not because of samples that are held,

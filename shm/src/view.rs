@@ -10,7 +10,8 @@ use core::marker::PhantomData;
 use core::mem::{align_of, size_of};
 use core::ops::Deref;
 
-use crate::ring::Body;
+use crate::error::ShmError;
+use crate::ring::{Consumer, Corrupt, Received};
 
 /// The promise that every publisher of a topic sends only valid values, made where validation is
 /// switched off.
@@ -38,54 +39,73 @@ pub struct Misfit {
     pub need: usize,
 }
 
-/// A payload in which a value of type `A` was found.
+/// A received message in which a value of type `A` was, or is to be, found.
+///
+/// Filled and searched in place: a sample is moved as seldom as can be.
+#[repr(C)]
 pub struct View<A> {
-    body: Body,
+    received: Received,
+    /// Where the value is; `NOWHERE` until it was found.
     offset: usize,
     found: PhantomData<A>,
 }
 
+const NOWHERE: usize = usize::MAX;
+
 impl<A: 'static> View<A> {
+    /// One without a message.
+    #[must_use]
+    #[inline]
+    pub fn empty() -> Self {
+        const { assert!(align_of::<A>() <= 16, "payloads are aligned to 16 bytes") };
+        Self {
+            received: Received::empty(),
+            offset: NOWHERE,
+            found: PhantomData,
+        }
+    }
+
+    /// Takes the next message of `consumer`; true if there was one. The view must be empty.
+    ///
+    /// # Errors
+    /// As [`Consumer::next_into`].
+    #[inline(always)]
+    pub fn fill(&mut self, consumer: &mut Consumer) -> Result<bool, Corrupt> {
+        debug_assert_eq!(self.offset, NOWHERE);
+        consumer.next_into(&mut self.received)
+    }
+
     /// Looks for the value with `find`, which gets the payload and gives a reference into it.
     ///
     /// # Errors
-    /// What `find` said; the payload is given back then.
+    /// What `find` said.
     ///
     /// # Panics
     /// If `find` gives a reference to something outside the payload.
+    #[inline]
     pub fn find<E>(
-        body: Body,
+        &mut self,
         find: impl for<'a> FnOnce(&'a [u8]) -> Result<&'a A, E>,
-    ) -> Result<Self, E> {
-        const { assert!(align_of::<A>() <= 16, "payloads are aligned to 16 bytes") };
-        let bytes = body.bytes();
-        let offset = match find(bytes) {
-            Ok(value) => {
-                let offset = (&raw const *value)
-                    .addr()
-                    .wrapping_sub(bytes.as_ptr().addr());
-                assert!(
-                    fits::<A>(offset, bytes.len()),
-                    "invariant: found inside the payload"
-                );
-                offset
-            }
-            Err(error) => return Err(error),
-        };
-        Ok(Self {
-            body,
-            offset,
-            found: PhantomData,
-        })
+    ) -> Result<(), E> {
+        let bytes = self.bytes();
+        let value = find(bytes)?;
+        let offset = (&raw const *value)
+            .addr()
+            .wrapping_sub(bytes.as_ptr().addr());
+        assert!(
+            fits::<A>(offset, bytes.len()),
+            "invariant: found inside the payload"
+        );
+        self.offset = offset;
+        Ok(())
     }
 
     /// Takes the value at the end of the payload, where archives have their root, on trust.
     ///
     /// # Errors
     /// [`Misfit`] if the payload is too short for the value, or the root is not aligned.
-    pub fn trusted_root(body: Body, _promise: Trusted) -> Result<Self, Misfit> {
-        const { assert!(align_of::<A>() <= 16, "payloads are aligned to 16 bytes") };
-        let bytes = body.bytes();
+    pub fn trust_root(&mut self, _promise: Trusted) -> Result<(), Misfit> {
+        let bytes = self.bytes();
         let misfit = Misfit {
             len: bytes.len(),
             need: size_of::<A>(),
@@ -94,31 +114,54 @@ impl<A: 'static> View<A> {
         if !(bytes.as_ptr().addr() + offset).is_multiple_of(align_of::<A>()) {
             return Err(misfit);
         }
-        Ok(Self {
-            body,
-            offset,
-            found: PhantomData,
-        })
+        self.offset = offset;
+        Ok(())
+    }
+
+    /// Moves the payload to memory that nobody else can write. Before a value is found.
+    ///
+    /// # Errors
+    /// As [`Body::into_private`](crate::Body::into_private).
+    pub fn make_private(&mut self) -> Result<(), ShmError> {
+        self.offset = NOWHERE;
+        let received = core::mem::replace(&mut self.received, Received::empty());
+        self.received = Received {
+            body: received.body.into_private()?,
+            ..received
+        };
+        Ok(())
+    }
+
+    /// The message without its value.
+    #[must_use]
+    #[inline]
+    pub fn received(&self) -> &Received {
+        &self.received
     }
 
     /// The payload.
     #[must_use]
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
-        self.body.bytes()
+        self.received.body.bytes()
     }
 }
 
 impl<A: 'static> Deref for View<A> {
     type Target = A;
 
+    /// # Panics
+    /// If no value was found.
     #[inline]
     fn deref(&self) -> &A {
-        let bytes = self.body.bytes();
+        assert!(self.offset != NOWHERE, "invariant: a value was found");
+        let bytes = self.bytes();
         debug_assert!(fits::<A>(self.offset, bytes.len()));
         // SAFETY: the offset was that of a valid `&A` inside these bytes, or was promised to be
         // (`Trusted`), and the bytes are the same since: a private copy, or a chunk that its
-        // publisher does not touch while it is borrowed. All payloads start at a multiple of 16
-        // bytes, so the value is as aligned as it was then, wherever an inline copy moved to.
+        // publisher does not touch while it is borrowed; filling and moving to private memory
+        // need an exclusive borrow and forget or forbid the offset. All payloads start at a
+        // multiple of 16 bytes, so the value is as aligned as it was then, wherever it moved.
         unsafe { &*bytes.as_ptr().add(self.offset).cast::<A>() }
     }
 }
@@ -136,13 +179,13 @@ fn fits<A>(offset: usize, len: usize) -> bool {
 }
 
 #[cfg(all(test, not(loom)))]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::Producer;
     use crate::ring::{Head, Mode, RingConfig};
-    use crate::{Consumer, Producer};
 
-    #[allow(clippy::unwrap_used)]
-    fn body(bytes: &[u8]) -> Body {
+    fn view<A: 'static>(bytes: &[u8]) -> View<A> {
         let config = RingConfig {
             depth: 2,
             mode: Mode::Overwrite,
@@ -152,28 +195,32 @@ mod tests {
         let (ring, borrows) = config.halves_on_heap();
         let mut producer = Producer::new(ring.clone(), borrows.clone(), config).unwrap();
         let mut consumer = Consumer::new(ring, borrows, config, None).unwrap();
-        producer
-            .push_inline(
-                Head {
-                    sequence: 0,
-                    sent_ns: 0,
-                },
-                bytes,
-                |_| {},
-            )
-            .unwrap();
-        consumer.try_next().unwrap().unwrap().body
+        let head = Head {
+            sequence: 0,
+            sent_ns: 0,
+        };
+        producer.push_inline(head, bytes, |_| {}).unwrap();
+        let mut view = View::<A>::empty();
+        assert!(view.fill(&mut consumer).unwrap());
+        view
     }
 
     #[test]
     fn a_value_is_found_wherever_the_view_moves() {
         let bytes: Vec<u8> = (0..24).collect();
-        let find = |bytes: &[u8]| bytes.get(16).ok_or(()).map(|_| ());
-        assert!(find(&bytes).is_ok());
-        let view = View::<u8>::find(body(&bytes), |bytes| bytes.get(17).ok_or(())).unwrap();
-        let moved = Box::new([view]);
+        let mut found = view::<u8>(&bytes);
+        found.find(|bytes| bytes.get(17).ok_or(())).unwrap();
+        let mut moved = Box::new([found]);
         assert_eq!(*moved[0], 17);
-        assert!(View::<u8>::find(body(&bytes), |_| Err::<&u8, _>("none")).is_err());
+        moved[0].make_private().unwrap();
+        assert_eq!(moved[0].bytes(), bytes);
+        assert!(view::<u8>(&bytes).find(|_| Err::<&u8, _>("none")).is_err());
+    }
+
+    #[test]
+    #[should_panic(expected = "a value was found")]
+    fn without_a_value_there_is_none() {
+        let _ = *view::<u8>(&[1, 2, 3]);
     }
 
     #[test]
@@ -181,13 +228,12 @@ mod tests {
         // SAFETY: every bit pattern is a valid u64.
         let promise = unsafe { Trusted::promise() };
         let value = 7_u64.to_ne_bytes();
-        assert_eq!(
-            *View::<u64>::trusted_root(body(&value), promise).unwrap(),
-            7
-        );
-        assert!(View::<u64>::trusted_root(body(&value[..7]), promise).is_err());
+        let mut whole = view::<u64>(&value);
+        whole.trust_root(promise).unwrap();
+        assert_eq!(*whole, 7);
+        assert!(view::<u64>(&value[..7]).trust_root(promise).is_err());
         assert!(
-            View::<u64>::trusted_root(body(&[0; 9]), promise).is_err(),
+            view::<u64>(&[0; 9]).trust_root(promise).is_err(),
             "misaligned root"
         );
     }

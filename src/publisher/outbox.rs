@@ -98,6 +98,7 @@ impl Outbox {
                 let (payload, id) = published(chunk, len);
                 let sent = self.send_payload(head, payload);
                 self.arena.release(id);
+                self.collect();
                 sent
             }
         }
@@ -210,6 +211,20 @@ impl Outbox {
             self.counters.add(Counter::LostDropped, sent.refused as u64);
         }
         sent
+    }
+
+    /// Takes back what subscribers gave back, after the message is on its way and a few at a
+    /// time: looking means waiting for the cache line in which they said so.
+    #[inline]
+    fn collect(&mut self) {
+        let Self {
+            channels, arena, ..
+        } = self;
+        for channel in channels.iter_mut() {
+            if channel.producer.lent_count() >= COLLECT_AT {
+                channel.producer.collect(|id| arena.release(id));
+            }
+        }
     }
 
     fn is_blocked(&self) -> bool {
@@ -337,15 +352,12 @@ impl Outbox {
     /// [`Error::ArenaFull`] names who holds how much; or why no memory could be had.
     pub(crate) fn take_chunk(&mut self, len: usize) -> Result<Chunk<Segment>, Error> {
         self.take_news();
+        if let Some(chunk) = self.arena.take(len) {
+            return Ok(chunk);
+        }
         let Self {
             channels, arena, ..
         } = self;
-        for channel in channels.iter_mut() {
-            channel.producer.collect(|id| arena.release(id));
-        }
-        if let Some(chunk) = arena.take(len) {
-            return Ok(chunk);
-        }
         for channel in channels.iter_mut() {
             channel.producer.sweep(|id| arena.release(id));
         }
@@ -540,6 +552,8 @@ fn give_up(shared: &Arc<PublisherShared>, channel: &mut TxChannel, corrupt: &shm
 
 const _: () = assert!(INLINE_BYTES < u32::MAX as usize);
 
+/// Lent chunks of a channel from which on those that came back are looked for.
+const COLLECT_AT: usize = 8;
 /// Looks for room before a publisher sleeps: some microseconds.
 const SPIN_ROUNDS: u32 = 200;
 /// Pauses between two looks, at most.

@@ -22,15 +22,16 @@ pub const ARENA_SEGMENTS_MAX: u32 = 1 << 16;
 
 /// A message taken from the ring.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Received {
+    /// The payload.
+    pub body: Body,
     /// The publisher's number of the message.
     pub sequence: u64,
     /// `CLOCK_MONOTONIC` in nanoseconds when it was sent, or 0.
     pub sent_ns: u64,
     /// Messages lost between the one taken before and this one.
     pub lost: u64,
-    /// The payload.
-    pub body: Body,
 }
 
 /// The payload of a message: up to [`INLINE_BYTES`] bytes in place, or where the larger one is.
@@ -57,6 +58,7 @@ enum BodyPlace {
 }
 
 impl Body {
+    #[inline]
     fn larger(place: BodyPlace) -> Self {
         Self {
             pairs: [pair(0, 0); INLINE_WORDS / 2],
@@ -101,6 +103,21 @@ impl Body {
         PrivatePayload::copy_of(chunk.bytes())
             .map(BodyPlace::Private)
             .map(Self::larger)
+    }
+}
+
+impl Received {
+    /// One without a message, to be filled.
+    #[must_use]
+    #[inline]
+    pub fn empty() -> Self {
+        let body = Body::larger(BodyPlace::Inline);
+        Self {
+            body,
+            sequence: 0,
+            sent_ns: 0,
+            lost: 0,
+        }
     }
 }
 
@@ -345,8 +362,18 @@ impl Consumer {
     ///
     /// # Errors
     /// [`Corrupt`] if the ring holds what no producer writes.
-    #[inline(always)]
     pub fn try_next(&mut self) -> Result<Option<Received>, Corrupt> {
+        let mut received = Received::empty();
+        Ok(self.next_into(&mut received)?.then_some(received))
+    }
+
+    /// The same, written straight to its place; true if there was a message. `out` must be empty,
+    /// and is garbage if there was none.
+    ///
+    /// # Errors
+    /// As [`try_next`](Self::try_next).
+    #[inline(always)]
+    pub fn next_into(&mut self, out: &mut Received) -> Result<bool, Corrupt> {
         for _ in 0..LAPS_MAX {
             let slot = self.ring.slots.at(self.slot);
             // Acquire: pairs with the Release store in `Producer::commit`.
@@ -354,7 +381,7 @@ impl Consumer {
             if stamp != committed(self.next) {
                 let ahead = lead(stamp, self.next);
                 if ahead < 0 {
-                    return Ok(None);
+                    return Ok(false);
                 }
                 self.jump(ahead)?;
                 continue;
@@ -363,34 +390,35 @@ impl Consumer {
                 self.skip(1);
                 continue;
             }
-            let sequence = slot.sequence.load(Ordering::Relaxed);
-            let sent_ns = slot.sent_ns.load(Ordering::Relaxed);
+            out.sequence = slot.sequence.load(Ordering::Relaxed);
+            out.sent_ns = slot.sent_ns.load(Ordering::Relaxed);
             let meta = slot.meta.load(Ordering::Relaxed);
-            let body = match meta >> 32 {
-                KIND_INLINE => self.copy_inline(slot, meta),
+            let is_taken = match meta >> 32 {
+                KIND_INLINE => self.copy_inline(slot, meta, &mut out.body),
                 KIND_CHUNK => match self.borrow_chunk(slot, meta)? {
-                    Taken::Body(body) => Some(body),
-                    Taken::Overwritten => None,
-                    Taken::NotNow => return Ok(None),
+                    Taken::Chunk(chunk) => {
+                        out.body.place = BodyPlace::Chunk(chunk);
+                        true
+                    }
+                    Taken::Overwritten => false,
+                    Taken::NotNow => return Ok(false),
                 },
-                _ if !self.still(slot) => None,
+                _ if !self.still(slot) => false,
                 _ => return Err(Corrupt("unknown kind of payload")),
             };
-            let Some(body) = body else { continue };
-            let lost = sequence.wrapping_sub(self.expected.unwrap_or_else(|| self.first()));
-            if lost > u64::MAX / 2 {
+            if !is_taken {
+                continue;
+            }
+            let expected = self.expected.unwrap_or_else(|| self.first());
+            out.lost = out.sequence.wrapping_sub(expected);
+            if out.lost > u64::MAX / 2 {
                 return Err(Corrupt("sequence goes back"));
             }
-            self.expected = Some(sequence.wrapping_add(1));
+            self.expected = Some(out.sequence.wrapping_add(1));
             self.advance();
-            return Ok(Some(Received {
-                sequence,
-                sent_ns,
-                lost,
-                body,
-            }));
+            return Ok(true);
         }
-        Ok(None)
+        Ok(false)
     }
 
     #[cold]
@@ -427,31 +455,28 @@ impl Consumer {
         slot.stamp.load(Ordering::Relaxed) == committed(self.next)
     }
 
-    /// The payload of an inline message, or `None` if it was overwritten meanwhile.
+    /// Copies the payload of an inline message; false if it was overwritten meanwhile.
     ///
     /// Copies the words of the first line, and those of the second if the message has any there:
-    /// fixed counts, so that the words stay in registers on their way into the sample. A copy in
-    /// memory that is moved at once costs several stalls, more than the message itself.
+    /// fixed counts, so that the words stay in registers on their way into the sample.
     #[inline(always)]
-    fn copy_inline(&self, slot: &Slot, meta: u64) -> Option<Body> {
+    fn copy_inline(&self, slot: &Slot, meta: u64, body: &mut Body) -> bool {
         // Bounded before it is used: a torn or hostile length names at most the slot.
-        let len = (meta & u64::from(u32::MAX)).min(INLINE_BYTES as u64);
+        body.len = (meta & u64::from(u32::MAX)).min(INLINE_BYTES as u64);
         let load = |idx: usize| {
-            let [low, high] = [2 * idx, 2 * idx + 1];
-            let [low, high] = [low, high].map(|idx| slot.payload[idx].load(Ordering::Relaxed));
+            let words = [2 * idx, 2 * idx + 1];
+            let [low, high] = words.map(|idx| slot.payload[idx].load(Ordering::Relaxed));
             pair(low, high)
         };
-        let none = pair(0, 0);
-        let pairs = if len > FIRST_LINE_PAIRS * 16 {
-            [load(0), load(1), load(2), load(3), load(4), load(5)]
-        } else {
-            [load(0), load(1), none, none, none, none]
-        };
-        self.still(slot).then_some(Body {
-            pairs,
-            len,
-            place: BodyPlace::Inline,
-        })
+        body.pairs[0] = load(0);
+        body.pairs[1] = load(1);
+        if body.len > FIRST_LINE_PAIRS * 16 {
+            body.pairs[2] = load(2);
+            body.pairs[3] = load(3);
+            body.pairs[4] = load(4);
+            body.pairs[5] = load(5);
+        }
+        self.still(slot)
     }
 
     fn borrow_chunk(&self, slot: &Slot, meta: u64) -> Result<Taken, Corrupt> {
@@ -497,7 +522,7 @@ impl Consumer {
         };
         // On failure the drop of `borrowed` gives the claim up.
         Ok(if self.claim(slot, place.entry) {
-            Taken::Body(Body::larger(BodyPlace::Chunk(borrowed)))
+            Taken::Chunk(borrowed)
         } else {
             Taken::Overwritten
         })
@@ -568,7 +593,7 @@ impl Consumer {
 
 /// What became of a chunk message.
 enum Taken {
-    Body(Body),
+    Chunk(Borrowed),
     Overwritten,
     NotNow,
 }

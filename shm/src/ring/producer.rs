@@ -62,7 +62,9 @@ pub struct Producer {
     /// Borrow entry of the chunk in each slot, or `NO_ENTRY`.
     entry_of_slot: Box<[u32]>,
     lent: Box<[Lent]>,
-    free: Vec<u32>,
+    /// First in, first out: borrow words are written by the consumer and read here, and words
+    /// that take turns share the cost of moving their line.
+    free: VecDeque<u32>,
     /// Lent entries, oldest first; may name entries that are no longer live or were lent anew.
     order: VecDeque<(u32, u64)>,
 }
@@ -111,7 +113,7 @@ impl Producer {
             dropped: 0,
             entry_of_slot: vec![NO_ENTRY; capacity].into_boxed_slice(),
             lent: vec![unlent; entry_count].into_boxed_slice(),
-            free: (0..entry_max).rev().collect(),
+            free: (0..entry_max).collect(),
             order: VecDeque::with_capacity(2 * entry_count + 1),
         })
     }
@@ -233,7 +235,7 @@ impl Producer {
         if self.free.is_empty() {
             self.sweep(&mut reclaim);
         }
-        let Some(entry) = self.free.pop() else {
+        let Some(entry) = self.free.pop_front() else {
             return Err(PushError::Full);
         };
         self.open_slot(&mut reclaim);
@@ -277,6 +279,12 @@ impl Producer {
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    /// How many chunks are lent, as far as is known; those given back meanwhile among them.
+    #[must_use]
+    pub fn lent_count(&self) -> usize {
+        self.order.len()
     }
 
     /// Takes back what the consumer gave back, oldest first, until one that is still out.
@@ -450,7 +458,7 @@ impl Producer {
         {
             *in_slot = NO_ENTRY;
         }
-        self.free.push(entry);
+        self.free.push_back(entry);
         reclaim(lent.chunk);
     }
 

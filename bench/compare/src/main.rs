@@ -1,0 +1,177 @@
+//! Runs shmesh and its rivals in turn, between two processes on two cores, and prints ratios.
+//!
+//! Figures of different runs, or of different minutes, say little on a shared machine: all systems
+//! take turns in each round, and what is compared are medians over the rounds.
+
+mod measure;
+mod systems;
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use clap::Parser;
+use serde_json::{Value, json};
+
+use measure::{Figure, Task};
+use systems::System;
+
+/// Run shmesh beside its rivals and print ratios.
+#[derive(Debug, Parser)]
+#[command(after_help = "\
+Examples:
+  cargo run --release                             all systems, five rounds
+  cargo run --release -- --only shmesh,iceoryx2 --rounds 9 --json
+  CXX=clang++-19 cargo run --release --features tachyon
+
+`ping` is half a round trip with loaned, unwritten messages; `stream` sends messages one by one,
+written up to 1 KiB, nothing lost. Both ends spin, each pinned to a core of its own.")]
+struct Args {
+    /// Systems to run
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<System>,
+    /// Rounds; medians are over these
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 0.3)]
+    seconds: f64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// The other end of one measurement
+    #[arg(long, hide = true)]
+    peer: Option<String>,
+}
+
+/// What is measured: name, message bytes.
+const TASKS: [(Task, usize); 8] = [
+    (Task::Ping, 64),
+    (Task::Ping, 4096),
+    (Task::Ping, 65_536),
+    (Task::Ping, 1 << 20),
+    (Task::Ping, 16 << 20),
+    (Task::Stream, 64),
+    (Task::Stream, 1024),
+    (Task::Stream, 1 << 20),
+];
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    if let Some(peer) = &args.peer {
+        return measure::serve(peer);
+    }
+    let systems = if args.only.is_empty() {
+        System::all()
+    } else {
+        args.only.clone()
+    };
+    let mut figures: BTreeMap<(usize, usize), Vec<Figure>> = BTreeMap::new();
+    for round in 0..args.rounds {
+        for (task_idx, (task, size)) in TASKS.iter().enumerate() {
+            for (system_idx, system) in systems.iter().enumerate() {
+                if !system.can(*task, *size) {
+                    continue;
+                }
+                eprint!("\rround {}: {task:?} {size} {system:?}        ", round + 1);
+                match measure::run(*system, *task, *size, args.seconds) {
+                    Ok(figure) => {
+                        figures
+                            .entry((task_idx, system_idx))
+                            .or_default()
+                            .push(figure);
+                    }
+                    Err(error) => eprintln!("\n{system:?} {task:?} {size}: {error:#}"),
+                }
+            }
+        }
+    }
+    eprintln!();
+    let medians: Vec<Value> = figures
+        .iter()
+        .map(|((task, system), all)| {
+            let (task, size) = TASKS[*task];
+            median(systems[*system], task, size, all)
+        })
+        .collect();
+    if args.json {
+        println!("{}", json!({ "machine": machine(), "results": medians }));
+    } else {
+        print_table(&medians);
+    }
+    Ok(())
+}
+
+fn median(system: System, task: Task, size: usize, all: &[Figure]) -> Value {
+    let of = |pick: fn(&Figure) -> f64| {
+        let mut values: Vec<f64> = all.iter().map(pick).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    json!({
+        "system": system.name(),
+        "task": task.name(),
+        "message_size": size,
+        "rounds": all.len(),
+        "p50_ns": of(|f| f.p50_ns),
+        "p99_ns": of(|f| f.p99_ns),
+        "p999_ns": of(|f| f.p999_ns),
+        "max_ns": of(|f| f.max_ns),
+        "messages_per_s": of(|f| f.messages_per_s),
+    })
+}
+
+fn print_table(medians: &[Value]) {
+    println!("{}", machine());
+    println!(
+        "{:<8} {:>9}  {:<10} {:>10} {:>10} {:>10} {:>12} {:>12}",
+        "task", "bytes", "system", "p50 ns", "p99 ns", "p99.9 ns", "msg/s", "ratio"
+    );
+    for row in medians {
+        let is_same = |other: &&Value| {
+            other["task"] == row["task"]
+                && other["message_size"] == row["message_size"]
+                && other["system"] == "shmesh"
+        };
+        // Above 1: this system takes so many times as long as shmesh.
+        let ratio = medians.iter().find(is_same).map(|ours| {
+            if row["task"] == "stream" {
+                number(&ours["messages_per_s"]) / number(&row["messages_per_s"])
+            } else {
+                number(&row["p50_ns"]) / number(&ours["p50_ns"])
+            }
+        });
+        println!(
+            "{:<8} {:>9}  {:<10} {:>10.0} {:>10.0} {:>10.0} {:>12.0} {:>12.2}",
+            row["task"].as_str().unwrap_or_default(),
+            row["message_size"],
+            row["system"].as_str().unwrap_or_default(),
+            number(&row["p50_ns"]),
+            number(&row["p99_ns"]),
+            number(&row["p999_ns"]),
+            number(&row["messages_per_s"]),
+            ratio.unwrap_or(f64::NAN),
+        );
+    }
+    println!("ratio: how many times as long as shmesh");
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or(f64::NAN)
+}
+
+fn machine() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = info.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| line.split(": ").nth(1))
+            .unwrap_or("?")
+            .to_owned()
+    };
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let (model, family) = (field("model name"), field("cpu family"));
+    format!(
+        "{model} (family {family}), {cores} cores, Linux {}",
+        kernel.trim()
+    )
+}

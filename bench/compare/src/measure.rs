@@ -1,0 +1,248 @@
+//! One measurement: this process on one core, a copy of it as the other end on another.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use hdrhistogram::Histogram;
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+use crate::systems::{self, Ends, Side, System};
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Half a round trip.
+    Ping,
+    /// Messages a second.
+    Stream,
+}
+
+impl Task {
+    /// For output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ping => "ping",
+            Self::Stream => "stream",
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Figure {
+    pub p50_ns: f64,
+    pub p99_ns: f64,
+    pub p999_ns: f64,
+    pub max_ns: f64,
+    pub messages_per_s: f64,
+}
+
+/// What both ends must know.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    pub system: System,
+    pub task: Task,
+    pub size: usize,
+    /// Unique for this measurement.
+    pub id: String,
+}
+
+/// The process at the other end; ends with this.
+#[derive(Debug)]
+pub struct OtherEnd {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl OtherEnd {
+    /// The next line it says.
+    pub fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line)?;
+        Ok(line.trim().to_owned())
+    }
+
+    /// Tells it something.
+    pub fn tell(&mut self, line: &str) -> Result<()> {
+        writeln!(self.child.stdin.as_mut().context("stdin")?, "{line}")?;
+        Ok(())
+    }
+
+    fn start(setting: &Setting) -> Result<Self> {
+        let words = format!(
+            "{} {} {} {}",
+            setting.system.name(),
+            setting.task.name(),
+            setting.size,
+            setting.id
+        );
+        let mut command = Command::new("/proc/self/exe");
+        let command = command.args(["--peer", &words]).stdin(Stdio::piped());
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let stdout = BufReader::new(child.stdout.take().context("stdout")?);
+        Ok(Self { child, stdout })
+    }
+}
+
+impl Drop for OtherEnd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Pins this thread.
+pub fn pin(core: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(core);
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Measures.
+pub fn run(system: System, task: Task, size: usize, seconds: f64) -> Result<Figure> {
+    let id = format!("{}-{}", std::process::id(), unique());
+    let setting = Setting {
+        system,
+        task,
+        size,
+        id,
+    };
+    let time = Duration::from_secs_f64(seconds);
+    // A thread of its own for each: pinning and what a system keeps per thread go with it.
+    let measured = std::thread::spawn(move || -> Result<Figure> {
+        let mut other = OtherEnd::start(&setting)?;
+        systems::with_ends(
+            &setting,
+            Side::Here(&mut other),
+            &mut Measuring { task, time },
+        )
+    });
+    measured
+        .join()
+        .map_err(|_| anyhow::anyhow!("the measurement panicked"))?
+}
+
+/// Tells the measurements of this process apart.
+fn unique() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// What is done with the two ends of a system once they are connected.
+pub trait Visit {
+    /// Does it.
+    fn visit<E: Ends>(&mut self, ends: &mut E) -> Result<Figure>;
+}
+
+struct Measuring {
+    task: Task,
+    time: Duration,
+}
+
+impl Visit for Measuring {
+    fn visit<E: Ends>(&mut self, ends: &mut E) -> Result<Figure> {
+        pin(0)?;
+        match self.task {
+            Task::Ping => ping(ends, self.time),
+            Task::Stream => stream(ends, self.time),
+        }
+    }
+}
+
+fn ping<E: Ends>(ends: &mut E, time: Duration) -> Result<Figure> {
+    let mut halves = Histogram::<u64>::new_with_bounds(1, 10_000_000_000, 3)?;
+    let mut number = 0;
+    let started = Instant::now();
+    loop {
+        let before = Instant::now();
+        ends.send(number)?;
+        let mut looks = 0_u64;
+        while !ends.try_receive()? {
+            std::hint::spin_loop();
+            looks += 1;
+            if looks > 1 << 28 {
+                bail!("no answer");
+            }
+        }
+        let round_trip = before.elapsed();
+        number += 1;
+        // The first messages warm up.
+        if number > 1000 || started.elapsed() > time / 4 {
+            halves.saturating_record(u64::try_from(round_trip.as_nanos())? / 2);
+        }
+        if number % 16 == 0 && started.elapsed() > time {
+            break;
+        }
+    }
+    Ok(figure(
+        &halves,
+        number as f64 / started.elapsed().as_secs_f64(),
+    ))
+}
+
+fn stream<E: Ends>(ends: &mut E, time: Duration) -> Result<Figure> {
+    let started = Instant::now();
+    let mut number = 0;
+    while started.elapsed() < time {
+        for _ in 0..64 {
+            ends.send(number)?;
+            number += 1;
+        }
+    }
+    let rate = number as f64 / started.elapsed().as_secs_f64();
+    Ok(figure(&Histogram::new(3)?, rate))
+}
+
+fn figure(halves: &Histogram<u64>, messages_per_s: f64) -> Figure {
+    let at = |quantile| halves.value_at_quantile(quantile) as f64;
+    Figure {
+        p50_ns: at(0.5),
+        p99_ns: at(0.99),
+        p999_ns: at(0.999),
+        max_ns: halves.max() as f64,
+        messages_per_s,
+    }
+}
+
+struct Answering(Task);
+
+impl Visit for Answering {
+    fn visit<E: Ends>(&mut self, ends: &mut E) -> Result<Figure> {
+        pin(1)?;
+        let mut number = 0;
+        loop {
+            if ends.try_receive()? {
+                if self.0 == Task::Ping {
+                    ends.send(number)?;
+                }
+                number += 1;
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+    }
+}
+
+/// The other end: answers until it is killed.
+pub fn serve(words: &str) -> Result<()> {
+    let words: Vec<&str> = words.split(' ').collect();
+    let [system, task, size, id] = words[..] else {
+        bail!("--peer is for this program only")
+    };
+    let system = System::of_name(system).context("system")?;
+    let task = if task == "ping" {
+        Task::Ping
+    } else {
+        Task::Stream
+    };
+    let setting = Setting {
+        system,
+        task,
+        size: size.parse()?,
+        id: id.to_owned(),
+    };
+    systems::with_ends(&setting, Side::There, &mut Answering(task)).map(|_| ())
+}

@@ -1,0 +1,82 @@
+//! shmesh: raw bytes, `KeepLast` for ping, `Block` for stream, no send times.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use shmesh::{Node, Overflow, Publisher, Raw, Subscriber};
+
+use super::{Ends, Side};
+use crate::measure::{Setting, Task};
+
+pub struct Shmesh {
+    publisher: Publisher<Raw>,
+    subscriber: Subscriber<Raw>,
+    size: usize,
+    is_written: bool,
+}
+
+pub fn connect(setting: &Setting, side: Side<'_>) -> Result<Shmesh> {
+    let address = "127.0.0.1:7691";
+    let (ours, theirs) = match side {
+        Side::Here(_) => ("there", "here"),
+        Side::There => ("here", "there"),
+    };
+    let builder = Node::builder(ours)
+        .coordinator(address)
+        .embedded_coordinator();
+    let node = builder
+        .join_timeout(Duration::from_secs(5))
+        .build_blocking()?;
+    let deadline = Duration::from_secs(10);
+    let overflow = match setting.task {
+        Task::Ping => Overflow::KeepLast(16),
+        Task::Stream if setting.size > 65_536 => Overflow::Block { depth: 8, deadline },
+        Task::Stream => Overflow::Block {
+            depth: 1024,
+            deadline,
+        },
+    };
+    let topic = |name: &str| format!("{}/{name}", setting.id);
+    let subscriber = node
+        .subscriber::<Raw>(&topic(theirs))
+        .overflow(overflow)
+        .build()?;
+    let publisher = node.publisher::<Raw>(&topic(ours)).without_timestamps();
+    let publisher = publisher.reserve(setting.size, 12).build()?;
+    publisher.wait_for_listener_blocking(deadline)?;
+    let started = Instant::now();
+    while subscriber.publisher_count() == 0 && started.elapsed() < deadline {
+        std::thread::yield_now();
+    }
+    let is_written = setting.task == Task::Stream && setting.size <= 1024;
+    Ok(Shmesh {
+        publisher,
+        subscriber,
+        size: setting.size,
+        is_written,
+    })
+}
+
+impl Ends for Shmesh {
+    #[inline]
+    fn send(&mut self, number: u64) -> Result<()> {
+        if self.size <= 64 {
+            let mut message = [0x5a; 64];
+            message[..8].copy_from_slice(&number.to_le_bytes());
+            self.publisher.publish_bytes(&message[..self.size])?;
+            return Ok(());
+        }
+        let mut loan = self.publisher.loan(self.size)?;
+        if self.is_written {
+            loan.fill(0x5a);
+        }
+        loan[..8].copy_from_slice(&number.to_le_bytes());
+        self.publisher.send(loan)?;
+        Ok(())
+    }
+
+    #[inline]
+    fn try_receive(&mut self) -> Result<bool> {
+        Ok(self.subscriber.try_recv()?.is_some())
+    }
+}
