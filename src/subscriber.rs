@@ -18,7 +18,7 @@ use crate::error::{Error, RecvError};
 use crate::message::{Payload, Validation};
 use crate::node::{Node, SubscriberSetup};
 use crate::sample::Sample;
-use crate::wait::{AsyncBell, Rhythm};
+use crate::wait::{AsyncBell, Pace, Rhythm};
 
 /// Sets up a [`Subscriber`]; made by [`Node::subscriber`](crate::Node::subscriber).
 #[derive(Debug)]
@@ -79,6 +79,7 @@ impl<P: Payload> SubscriberBuilder<P> {
             parker,
             bell: AsyncBell::default(),
             rhythm: Rhythm::default(),
+            pace: Pace::default(),
             validation: self.validation,
             past: Past::default(),
             received: 0,
@@ -126,6 +127,7 @@ pub struct Subscriber<P: Payload> {
     parker: Parker,
     bell: AsyncBell,
     rhythm: Rhythm,
+    pace: Pace,
     validation: Validation,
     past: Past,
     received: u64,
@@ -164,6 +166,7 @@ impl<P: Payload> Subscriber<P> {
             let mut sample = Sample::<P>::empty();
             match sample.view.fill(consumer) {
                 Ok(true) => {
+                    self.pace.found();
                     self.turn = if idx + 1 == count { 0 } else { idx + 1 };
                     self.finish(idx, &mut sample)?;
                     return Ok(Some(sample));
@@ -173,6 +176,7 @@ impl<P: Payload> Subscriber<P> {
             }
         }
         if count > 0 {
+            self.pace.found_nothing();
             self.nothing_there()
         } else {
             Ok(None)

@@ -102,6 +102,49 @@ impl Rhythm {
     }
 }
 
+/// Keeps a receiver of a stream from running at the sender's heels.
+///
+/// One that looks again at once takes the line of the next message away while it is written, and
+/// both then wait for cache lines: 7 M messages a second instead of several times that. So after
+/// a run of messages that came without a pause, an empty ring is given a moment to fill. A
+/// receiver that looks in vain a few times between messages, as in ping-pong, is not slowed.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    /// Messages in a row that came within `LOOKS_AT_HEELS` looks.
+    run: u32,
+    /// Looks in vain since the last message.
+    looks: u32,
+}
+
+/// Up to so many looks in vain between two messages they are of one stream.
+const LOOKS_AT_HEELS: u32 = 3;
+/// Messages in a row that make a stream.
+const RUN_MIN: u32 = 32;
+/// The moment: some hundred nanoseconds.
+const PAUSES: u32 = 32;
+
+impl Pace {
+    #[inline]
+    pub(crate) fn found(&mut self) {
+        self.run = if self.looks <= LOOKS_AT_HEELS {
+            self.run.saturating_add(1)
+        } else {
+            0
+        };
+        self.looks = 0;
+    }
+
+    #[inline]
+    pub(crate) fn found_nothing(&mut self) {
+        if self.run >= RUN_MIN && self.looks < LOOKS_AT_HEELS {
+            for _ in 0..PAUSES {
+                std::hint::spin_loop();
+            }
+        }
+        self.looks = self.looks.saturating_add(1);
+    }
+}
+
 fn is_single_core() -> bool {
     static CORES: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
     *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from)) == 1
