@@ -19,15 +19,19 @@ use crate::error::{Error, Holder};
 use crate::wait::AsyncBell;
 
 /// What became of a message.
+///
+/// Small enough to be returned in registers. In memory it would be stored by parts and moved as
+/// one, and such a move waits until all earlier stores are done, those of the message to the
+/// subscriber's cache lines among them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
     /// The number of the message: 0 for the publisher's first.
     pub sequence: u64,
     /// Subscribers it was put before.
-    pub listeners: usize,
+    pub listeners: u32,
     /// Subscribers that had no room (`DropNewest`, or `Block` past its deadline). They count it
     /// as lost.
-    pub refused: usize,
+    pub refused: u32,
 }
 
 /// A message on its way: where its payload is.
@@ -208,7 +212,8 @@ impl Outbox {
         self.counters.add(Counter::Messages, 1);
         self.counters.add(Counter::Bytes, len);
         if sent.refused > 0 {
-            self.counters.add(Counter::LostDropped, sent.refused as u64);
+            self.counters
+                .add(Counter::LostDropped, u64::from(sent.refused));
         }
         sent
     }

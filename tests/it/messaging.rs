@@ -284,7 +284,7 @@ fn a_blocked_publisher_goes_on_when_there_is_room() {
     let sending = std::thread::spawn(move || {
         (0..20_000)
             .map(|n| publisher.publish_bytes(&payload(n, 200)).unwrap().refused)
-            .sum::<usize>()
+            .sum::<u32>()
     });
     for number in 0..20_000 {
         let sample = messages.recv_blocking(PATIENCE).unwrap();
