@@ -13,7 +13,7 @@
 //! Non-goals: this module knows no protocol; see `ring` for what the words mean.
 
 use core::fmt;
-use core::mem::{align_of, size_of};
+use core::mem::size_of;
 use core::ptr::NonNull;
 use std::sync::Arc;
 
@@ -110,7 +110,8 @@ const _: () = {
     assert!(size_of::<Slot>() == SLOT_BYTES);
     assert!(size_of::<RingHead>() == 256);
     assert!(size_of::<BorrowHead>() == 256);
-    assert!(align_of::<Slot>() == 128 && align_of::<RingHead>() == 128);
+    assert!(core::mem::align_of::<Slot>() == 128);
+    assert!(core::mem::align_of::<RingHead>() == 128);
 };
 
 /// Types made of atomics only: valid for every bit pattern, shared writes allowed.

@@ -79,9 +79,10 @@ impl Witness {
             message.sequence + 100,
             "head of the same message"
         );
-        if let Body::Inline(inline) = &message.body {
+        if message.body.is_inline() {
+            let bytes = message.body.bytes();
             assert_eq!(
-                inline.bytes(),
+                bytes,
                 words(message.sequence),
                 "payload of the same message"
             );
