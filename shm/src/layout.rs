@@ -110,8 +110,8 @@ const _: () = {
     assert!(size_of::<Slot>() == SLOT_BYTES);
     assert!(size_of::<RingHead>() == 256);
     assert!(size_of::<BorrowHead>() == 256);
-    assert!(core::mem::align_of::<Slot>() == 128);
-    assert!(core::mem::align_of::<RingHead>() == 128);
+    assert!(align_of::<Slot>() == 128);
+    assert!(align_of::<RingHead>() == 128);
 };
 
 /// Types made of atomics only: valid for every bit pattern, shared writes allowed.
