@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shmesh_shm::{Block, Consumer, Counters, Event, Mode, Producer, RingConfig, Ringer, Segment};
+use shmesh_shm::{
+    Block, Consumer, Counters, Event, Mode, Origin, Producer, RingConfig, Ringer, Segment,
+};
 use tokio::sync::watch;
 
 use crate::id::NodeId;
@@ -20,14 +22,6 @@ use crate::topology::Endpoint;
 pub(crate) struct ChannelKey {
     pub(crate) subscriber_node: NodeId,
     pub(crate) channel: u64,
-}
-
-/// Who sent a message.
-#[derive(Debug)]
-pub(crate) struct PublisherIdentity {
-    pub(crate) node: NodeId,
-    pub(crate) endpoint: u32,
-    pub(crate) node_name: String,
 }
 
 /// How a subscription deals with messages it cannot take yet.
@@ -206,7 +200,7 @@ pub(crate) struct Outlets {
 #[derive(Debug)]
 pub(crate) struct PublisherShared {
     pub(crate) endpoint: Endpoint,
-    pub(crate) identity: Arc<PublisherIdentity>,
+    pub(crate) origin: Arc<Origin>,
     pub(crate) inbox: Inbox<PublisherEvent>,
     pub(crate) outlets: Mutex<Outlets>,
     pub(crate) listeners: watch::Sender<usize>,
@@ -260,7 +254,6 @@ impl PublisherShared {
 pub(crate) struct RxChannel {
     pub(crate) channel: u64,
     pub(crate) consumer: Consumer,
-    pub(crate) publisher: Arc<PublisherIdentity>,
     /// True when nothing more comes than what is in the ring.
     pub(crate) is_closed: bool,
 }

@@ -19,7 +19,7 @@ use rkyv::validation::Validator;
 use rkyv::validation::archive::ArchiveValidator;
 use rkyv::validation::shared::SharedValidator;
 use rkyv::{Archive, Archived, Portable, Serialize};
-use shmesh_shm::{Trusted, View};
+use shmesh_shm::{Received, Trusted, View};
 
 use crate::limits::ARCHIVE_DEPTH_MAX;
 use crate::publisher::ArchiveWriter;
@@ -68,7 +68,10 @@ pub trait Payload: sealed::Sealed + 'static {
     fn topic_type() -> TopicType;
     /// Finds the value in a message, checked as asked.
     #[doc(hidden)]
-    fn find(view: &mut View<Self::Value>, validation: Validation) -> Result<(), InvalidPayload>;
+    fn find(
+        received: Received,
+        validation: Validation,
+    ) -> Result<View<Self::Value>, InvalidPayload>;
     #[doc(hidden)]
     fn value(view: &View<Self::Value>) -> &Self::View;
     #[doc(hidden)]
@@ -117,19 +120,21 @@ where
     }
 
     #[inline]
-    fn find(view: &mut View<Archived<T>>, validation: Validation) -> Result<(), InvalidPayload> {
-        match validation {
-            Validation::InPlace => {}
-            Validation::Copied => make_private(view)?,
+    fn find(
+        received: Received,
+        validation: Validation,
+    ) -> Result<View<Archived<T>>, InvalidPayload> {
+        let received = match validation {
+            Validation::InPlace => received,
+            Validation::Copied => received.into_private().map_err(invalid)?,
             Validation::Trusted(promise) => {
-                return view.trust_root(promise).map_err(|misfit| {
+                return View::trust(received, promise).map_err(|misfit| {
                     let (len, need) = (misfit.len, misfit.need);
                     InvalidPayload(format!("{len} bytes cannot hold a value of {need}"))
                 });
             }
-        }
-        view.find(access::<Archived<T>>)
-            .map_err(|error| InvalidPayload(error.to_string()))
+        };
+        View::find(received, access::<Archived<T>>).map_err(invalid)
     }
 
     #[inline]
@@ -157,17 +162,18 @@ impl Payload for Raw {
         }
     }
 
-    #[inline]
-    fn find(view: &mut View<()>, validation: Validation) -> Result<(), InvalidPayload> {
-        match validation {
-            Validation::Copied => make_private(view),
-            Validation::InPlace | Validation::Trusted(_) => Ok(()),
-        }
+    #[inline(always)]
+    fn find(received: Received, validation: Validation) -> Result<View<()>, InvalidPayload> {
+        let received = match validation {
+            Validation::Copied => received.into_private().map_err(invalid)?,
+            Validation::InPlace | Validation::Trusted(_) => received,
+        };
+        Ok(View::of_bytes(received))
     }
 
     #[inline]
     fn value(view: &View<()>) -> &[u8] {
-        view.bytes()
+        view.received().bytes()
     }
 
     fn check(_: &[u8]) -> Result<(), InvalidPayload> {
@@ -175,9 +181,8 @@ impl Payload for Raw {
     }
 }
 
-fn make_private<A: 'static>(view: &mut View<A>) -> Result<(), InvalidPayload> {
-    view.make_private()
-        .map_err(|error| InvalidPayload(error.to_string()))
+fn invalid(error: impl std::fmt::Display) -> InvalidPayload {
+    InvalidPayload(error.to_string())
 }
 
 mod sealed {

@@ -6,12 +6,12 @@ use std::sync::{Arc, LazyLock, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use shmesh_shm::{BellPage, Counters, Fencing, Parker, StatusPage, register_membarrier};
+use shmesh_shm::{BellPage, Counters, Fencing, Origin, Parker, StatusPage, register_membarrier};
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::driver::{self, Command, DriverConfig};
 use crate::endpoint::SubscriberShared;
-use crate::endpoint::{Inbox, Outlets, Overflow, PublisherIdentity, PublisherShared, lock};
+use crate::endpoint::{Inbox, Outlets, Overflow, PublisherShared, lock};
 use crate::error::Error;
 use crate::id::{HostId, NodeId};
 use crate::limits::{
@@ -400,14 +400,14 @@ impl Node {
             topic,
             ty,
         };
-        let identity = PublisherIdentity {
-            node: shared.info.id,
+        let origin = Origin {
+            node: shared.info.id.0,
             endpoint: id,
             node_name: shared.info.name.clone(),
         };
         let publisher = Arc::new(PublisherShared {
             endpoint: endpoint.clone(),
-            identity: Arc::new(identity),
+            origin: Arc::new(origin),
             inbox: Inbox::new(),
             outlets: Mutex::new(Outlets::default()),
             listeners: watch::Sender::new(0),

@@ -187,8 +187,8 @@ impl<P: Payload> Publisher<P> {
 
     fn lend(&mut self, len: usize) -> Result<Loan<P>, Error> {
         let draft = Draft::with_len(&mut self.outbox, len)?;
-        let identity = &self.outbox.shared.identity;
-        let publisher = (identity.node, identity.endpoint);
+        let origin = &self.outbox.shared.origin;
+        let publisher = (origin.node, origin.endpoint);
         Ok(Loan {
             draft,
             publisher,
@@ -197,8 +197,8 @@ impl<P: Payload> Publisher<P> {
     }
 
     fn check(&self, loan: &Loan<P>) -> Result<(), Error> {
-        let identity = &self.outbox.shared.identity;
-        if loan.publisher != (identity.node, identity.endpoint) {
+        let origin = &self.outbox.shared.origin;
+        if loan.publisher != (origin.node, origin.endpoint) {
             return Err(Error::ForeignLoan);
         }
         P::check(loan.bytes()).map_err(|invalid| Error::InvalidLoan(invalid.0))
@@ -283,8 +283,8 @@ where
     /// As [`publish`](Self::publish).
     pub fn loan_value(&mut self, value: &T) -> Result<Loan<T>, Error> {
         let draft = self.draft(value)?;
-        let identity = &self.outbox.shared.identity;
-        let publisher = (identity.node, identity.endpoint);
+        let origin = &self.outbox.shared.origin;
+        let publisher = (origin.node, origin.endpoint);
         Ok(Loan {
             draft,
             publisher,

@@ -2,12 +2,10 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::time::Duration;
 
 use shmesh_shm::{View, monotonic_ns};
 
-use crate::endpoint::PublisherIdentity;
 use crate::id::NodeId;
 use crate::message::Payload;
 
@@ -19,42 +17,26 @@ use crate::message::Payload;
 /// [`SubscriberBuilder::max_held`](crate::SubscriberBuilder::max_held).
 pub struct Sample<P: Payload> {
     pub(crate) view: View<P::Value>,
-    /// Always there in a sample that a user has.
-    pub(crate) publisher: Option<Arc<PublisherIdentity>>,
 }
 
 impl<P: Payload> Sample<P> {
-    /// One without a message, to be filled in place.
-    #[inline]
-    pub(crate) fn empty() -> Self {
-        Self {
-            view: View::empty(),
-            publisher: None,
-        }
-    }
-
-    fn publisher(&self) -> &PublisherIdentity {
-        let publisher = self.publisher.as_deref();
-        publisher.expect("invariant: samples are given out with their publisher")
-    }
-
     /// The message's bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        self.view.bytes()
+        self.view.received().bytes()
     }
 
     /// The number its publisher gave it: 0 for the publisher's first.
     #[must_use]
     pub fn sequence(&self) -> u64 {
-        self.view.received().sequence
+        self.view.received().sequence()
     }
 
     /// When it was sent: nanoseconds of `CLOCK_MONOTONIC`, which the processes of one host share.
     /// `None` if its publisher does not stamp.
     #[must_use]
     pub fn sent_ns(&self) -> Option<u64> {
-        Some(self.view.received().sent_ns).filter(|sent_ns| *sent_ns != 0)
+        Some(self.view.received().sent_ns()).filter(|sent_ns| *sent_ns != 0)
     }
 
     /// How long ago it was sent. Reads the clock.
@@ -67,19 +49,20 @@ impl<P: Payload> Sample<P> {
     /// Messages of this publisher that were lost between the one received before and this one.
     #[must_use]
     pub fn lost_before(&self) -> u64 {
-        self.view.received().lost
+        self.view.received().lost()
     }
 
     /// The name of the node that sent it.
     #[must_use]
     pub fn publisher_name(&self) -> &str {
-        &self.publisher().node_name
+        &self.view.received().origin().node_name
     }
 
     /// Which publisher sent it: its node, and its number inside that node.
     #[must_use]
     pub fn publisher_id(&self) -> (NodeId, u32) {
-        (self.publisher().node, self.publisher().endpoint)
+        let origin = self.view.received().origin();
+        (NodeId(origin.node), origin.endpoint)
     }
 }
 
@@ -94,7 +77,7 @@ impl<P: Payload> Deref for Sample<P> {
 impl<P: Payload> fmt::Debug for Sample<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sample")
-            .field("publisher", &self.publisher().node_name)
+            .field("publisher", &self.view.received().origin().node_name)
             .field("sequence", &self.sequence())
             .field("bytes", &self.bytes().len())
             .field("lost_before", &self.lost_before())

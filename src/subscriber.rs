@@ -11,11 +11,11 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures_core::Stream;
-use shmesh_shm::{Counter, Parker};
+use shmesh_shm::{Counter, Parker, Received};
 
 use crate::endpoint::{Overflow, RxChannel, SubscriberEvent, SubscriberShared};
 use crate::error::{Error, RecvError};
-use crate::message::{Payload, Validation};
+use crate::message::{InvalidPayload, Payload, Validation};
 use crate::node::{Node, SubscriberSetup};
 use crate::sample::Sample;
 use crate::wait::{AsyncBell, Pace, Rhythm};
@@ -162,16 +162,13 @@ impl<P: Payload> Subscriber<P> {
             if !consumer.is_ready() {
                 continue;
             }
-            // Filled where it is, so that a message is copied once on its way to the caller.
-            let mut sample = Sample::<P>::empty();
-            match sample.view.fill(consumer) {
-                Ok(true) => {
+            match consumer.try_next() {
+                Ok(Some(received)) => {
                     self.pace.found();
                     self.turn = if idx + 1 == count { 0 } else { idx + 1 };
-                    self.finish(idx, &mut sample)?;
-                    return Ok(Some(sample));
+                    return self.finish(idx, received).map(Some);
                 }
-                Ok(false) => {}
+                Ok(None) => {}
                 Err(corrupt) => return Err(self.give_up(idx, corrupt)),
             }
         }
@@ -339,29 +336,38 @@ impl<P: Payload> Subscriber<P> {
     }
 
     /// Counts what was received, and finds its value.
-    #[inline]
-    fn finish(&mut self, idx: usize, sample: &mut Sample<P>) -> Result<(), RecvError> {
-        let channel = &self.channels[idx];
+    #[inline(always)]
+    fn finish(&mut self, idx: usize, received: Received) -> Result<Sample<P>, RecvError> {
         let counters = &self.shared.counters;
-        if sample.lost_before() > 0 {
+        if received.lost() > 0
+            && let Some(channel) = self.channels.get(idx)
+        {
             counters.set(Counter::LostOverwritten, channel.consumer.overwritten());
             counters.set(Counter::LostDropped, channel.consumer.dropped());
         }
-        counters.add(Counter::Bytes, sample.bytes().len() as u64);
-        sample.publisher = Some(Arc::clone(&channel.publisher));
-        if let Err(invalid) = P::find(&mut sample.view, self.validation) {
-            self.past.invalid += 1;
-            counters.add(Counter::LostInvalid, 1);
-            return Err(RecvError::Invalid {
-                topic: self.shared.endpoint.topic.clone(),
-                publisher: channel.publisher.node_name.clone(),
-                sequence: sample.sequence(),
-                reason: invalid.0,
-            });
+        counters.add(Counter::Bytes, received.len() as u64);
+        let sequence = received.sequence();
+        match P::find(received, self.validation) {
+            Ok(view) => {
+                self.received += 1;
+                counters.set(Counter::Messages, self.received);
+                Ok(Sample { view })
+            }
+            Err(invalid) => Err(self.refuse(idx, sequence, invalid)),
         }
-        self.received += 1;
-        counters.set(Counter::Messages, self.received);
-        Ok(())
+    }
+
+    #[cold]
+    fn refuse(&mut self, idx: usize, sequence: u64, invalid: InvalidPayload) -> RecvError {
+        self.past.invalid += 1;
+        self.shared.counters.add(Counter::LostInvalid, 1);
+        let origin = self.channels[idx].consumer.origin();
+        RecvError::Invalid {
+            topic: self.shared.endpoint.topic.clone(),
+            publisher: origin.node_name.clone(),
+            sequence,
+            reason: invalid.0,
+        }
     }
 
     /// No ring gave a message: says so, unless one could not because of samples that are held,
@@ -380,7 +386,7 @@ impl<P: Payload> Subscriber<P> {
     fn settle(&mut self) -> Result<Option<Sample<P>>, RecvError> {
         let mut idx = 0;
         while idx < self.channels.len() {
-            let channel = &self.channels[idx];
+            let channel = &mut self.channels[idx];
             if channel.consumer.is_ready() {
                 if channel.consumer.is_at_held_max() {
                     let held = channel.consumer.held();
@@ -413,7 +419,7 @@ impl<P: Payload> Subscriber<P> {
     #[cold]
     fn give_up(&mut self, idx: usize, corrupt: shmesh_shm::Corrupt) -> RecvError {
         let channel = &self.channels[idx];
-        let publisher = channel.publisher.node_name.clone();
+        let publisher = channel.consumer.origin().node_name.clone();
         let number = channel.channel;
         self.retire(idx);
         self.node.detach(number);

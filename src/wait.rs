@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use shmesh_shm::Parker;
+use shmesh_shm::{Parker, monotonic_ns};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -104,44 +104,69 @@ impl Rhythm {
 
 /// Keeps a receiver of a stream from running at the sender's heels.
 ///
-/// One that looks again at once takes the line of the next message away while it is written, and
-/// both then wait for cache lines: 7 M messages a second instead of several times that. So after
-/// a run of messages that came without a pause, an empty ring is given a moment to fill. A
-/// receiver that looks in vain a few times between messages, as in ping-pong, is not slowed.
-#[derive(Debug, Default)]
+/// One that looks again at once takes the lines of the next messages away while they are written,
+/// and both then wait for cache lines with every message. So a receiver that has taken several
+/// messages in a row and found no more gives the ring a moment to fill. At the heels messages come
+/// one by one, as in ping-pong; what it is, is found out by giving such a moment now and then,
+/// more and more seldom while it does not help.
+#[derive(Debug)]
 pub(crate) struct Pace {
-    /// Messages in a row that came within `LOOKS_AT_HEELS` looks.
-    run: u32,
-    /// Looks in vain since the last message.
-    looks: u32,
+    /// Messages taken since it last found none.
+    batch: u32,
+    /// Batches until the next trial.
+    until_trial: u32,
+    /// Batches between the last trial and the next.
+    trial_every: u32,
 }
 
-/// Up to so many looks in vain between two messages they are of one stream.
-const LOOKS_AT_HEELS: u32 = 3;
-/// Messages in a row that make a stream.
-const RUN_MIN: u32 = 32;
-/// The moment: some hundred nanoseconds.
-const PAUSES: u32 = 32;
+/// From so many messages in a row on they are a stream.
+const BATCH_MIN: u32 = 4;
+/// Batches between trials, at least and at most.
+const TRIAL_EVERY_MIN: u32 = 64;
+const TRIAL_EVERY_MAX: u32 = 1 << 16;
+
+/// The moment: some dozens of small messages.
+const GAP_NS: u64 = 1_000;
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            batch: 0,
+            until_trial: TRIAL_EVERY_MIN,
+            trial_every: TRIAL_EVERY_MIN,
+        }
+    }
+}
 
 impl Pace {
     #[inline]
     pub(crate) fn found(&mut self) {
-        self.run = if self.looks <= LOOKS_AT_HEELS {
-            self.run.saturating_add(1)
-        } else {
-            0
-        };
-        self.looks = 0;
+        self.batch = self.batch.saturating_add(1);
     }
 
     #[inline]
     pub(crate) fn found_nothing(&mut self) {
-        if self.run >= RUN_MIN && self.looks < LOOKS_AT_HEELS {
-            for _ in 0..PAUSES {
-                std::hint::spin_loop();
-            }
+        if self.batch > 0 {
+            self.ran_dry();
         }
-        self.looks = self.looks.saturating_add(1);
+    }
+
+    fn ran_dry(&mut self) {
+        let is_stream = std::mem::take(&mut self.batch) >= BATCH_MIN;
+        if is_stream {
+            self.trial_every = TRIAL_EVERY_MIN;
+            self.until_trial = TRIAL_EVERY_MIN;
+        } else if self.until_trial > 0 {
+            self.until_trial -= 1;
+            return;
+        } else {
+            self.trial_every = (2 * self.trial_every).min(TRIAL_EVERY_MAX);
+            self.until_trial = self.trial_every;
+        }
+        let until = monotonic_ns() + GAP_NS;
+        while monotonic_ns() < until {
+            std::hint::spin_loop();
+        }
     }
 }
 

@@ -33,7 +33,8 @@ fn ring(c: &mut Criterion) {
             };
             let (ring, borrows) = config.halves_on_heap();
             let mut producer = Producer::new(ring.clone(), borrows.clone(), config).unwrap();
-            let mut consumer = Consumer::new(ring, borrows, config, None).unwrap();
+            let mut consumer =
+                Consumer::new(ring, borrows, config, Default::default(), None).unwrap();
             let payload = [7; 96];
             group.bench_function(BenchmarkId::new(format!("{mode:?}"), size), |b| {
                 let mut sequence = 0;
@@ -59,7 +60,8 @@ fn arena(c: &mut Criterion) {
         arena.grow(size).unwrap();
         c.bench_function(&format!("arena: take and release {size} B"), |b| {
             b.iter(|| {
-                let id = arena.take(size).unwrap().into_published();
+                let chunk = arena.take(size).unwrap();
+                let id = arena.publish(chunk);
                 arena.release(id);
             });
         });

@@ -20,7 +20,7 @@ fuzz_target!(|input: (u8, bool, u8, Vec<u8>)| {
     };
     let (ring, borrows) = config.halves_on_heap();
     let mut producer = Producer::new(ring.clone(), borrows.clone(), config).unwrap();
-    let mut consumer = Consumer::new(ring, borrows, config, None).unwrap();
+    let mut consumer = Consumer::new(ring, borrows, config, Default::default(), None).unwrap();
     consumer
         .add_segment(0, Arc::new(HeapBlock::new(4096).unwrap()))
         .unwrap();
@@ -55,9 +55,9 @@ fuzz_target!(|input: (u8, bool, u8, Vec<u8>)| {
             }
             2 | 3 => {
                 if let Some(message) = consumer.try_next().unwrap() {
-                    assert_eq!(message.sequence, received + lost + message.lost);
+                    assert_eq!(message.sequence(), received + lost + message.lost());
                     received += 1;
-                    lost += message.lost;
+                    lost += message.lost();
                     if op > 128 {
                         held.push(message);
                     }

@@ -29,7 +29,7 @@ fuzz_target!(|input: (u8, &[u8])| {
     };
     if let Some(Ok(ring)) = map().map(|segment| RingHalf::open(segment, config.capacity())) {
         let borrows = BorrowHalf::on_heap(config.entry_count());
-        if let Ok(mut consumer) = Consumer::new(ring, borrows, config, None) {
+        if let Ok(mut consumer) = Consumer::new(ring, borrows, config, Default::default(), None) {
             for _ in 0..1000 {
                 if !matches!(consumer.try_next(), Ok(Some(_))) {
                     break;

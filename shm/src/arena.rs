@@ -170,14 +170,21 @@ struct Returns {
     chunks: Mutex<Vec<ChunkId>>,
 }
 
+/// What a chunk needs wherever it is: its memory, and the way back.
+#[derive(Debug)]
+struct Home<B> {
+    block: Arc<B>,
+    returns: Arc<Returns>,
+}
+
 /// A chunk that is being written. Dropping it, on any thread, gives it back.
 #[must_use = "a chunk that is dropped is given back unpublished"]
 pub struct Chunk<B: Block> {
-    block: Arc<B>,
     id: ChunkId,
     offset: usize,
     capacity: usize,
-    returns: Option<Arc<Returns>>,
+    /// Always there before the drop.
+    home: Option<Arc<Home<B>>>,
 }
 
 impl<B: Block> Chunk<B> {
@@ -186,14 +193,11 @@ impl<B: Block> Chunk<B> {
     #[must_use]
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: offset and capacity lie inside the block (see `Arena::grow`), which this handle
-        // keeps mapped and which its store made writable; its bytes are initialised. The arena
-        // gives a chunk out once until it is back, and no channel refers to it before
-        // `into_published`, so nobody else of this process has these bytes, and other processes
-        // have no reason to look.
-        let start = unsafe { self.block.ptr().add(self.offset) };
-        // SAFETY: as above.
-        unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), self.capacity) }
+        // SAFETY: these bytes lie inside the block, which `home` keeps mapped and which its store
+        // made writable; they are initialised. The arena gives a chunk out once until it is back,
+        // and no channel refers to it before `Arena::publish`, so nobody else of this process has
+        // these bytes, and other processes have no reason to look.
+        unsafe { core::slice::from_raw_parts_mut(self.start(), self.capacity) }
     }
 
     /// The whole chunk.
@@ -201,17 +205,14 @@ impl<B: Block> Chunk<B> {
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: as in `bytes_mut`; a shared borrow of the only handle.
-        let start = unsafe { self.block.ptr().add(self.offset) };
-        // SAFETY: as above.
-        unsafe { core::slice::from_raw_parts(start.as_ptr(), self.capacity) }
+        unsafe { core::slice::from_raw_parts(self.start(), self.capacity) }
     }
 
-    /// Ends writing. The chunk now has one reference, the caller's, to be given to
-    /// [`Arena::release`] after the channels took theirs.
-    #[must_use]
-    pub fn into_published(mut self) -> ChunkId {
-        self.returns = None;
-        self.id
+    fn start(&self) -> *mut u8 {
+        let home = self.home.as_ref();
+        let home = home.expect("invariant: a chunk has a home before its drop");
+        // SAFETY: offset and capacity lie inside the block; see `Arena::grow`.
+        unsafe { home.block.ptr().add(self.offset) }.as_ptr()
     }
 
     /// Byte offset of the chunk in its segment.
@@ -229,7 +230,8 @@ impl<B: Block> Chunk<B> {
 
 impl<B: Block> Drop for Chunk<B> {
     fn drop(&mut self) {
-        if let Some(returns) = self.returns.take() {
+        if let Some(home) = self.home.take() {
+            let returns = &home.returns;
             // A poisoned list is still a list.
             let mut chunks = returns
                 .chunks
@@ -253,12 +255,15 @@ impl<B: Block> fmt::Debug for Chunk<B> {
 
 #[derive(Debug)]
 struct ArenaSegment<B> {
-    block: Arc<B>,
+    home: Arc<Home<B>>,
     chunk_bytes: usize,
     class: usize,
     /// References per chunk; 0 is free.
     refs: Box<[u32]>,
     free_count: usize,
+    /// Handles for chunks to be taken: made once and passed on, because counting them up and down
+    /// again for every message costs more than all else an arena does.
+    homes: Vec<Arc<Home<B>>>,
 }
 
 /// Payload memory of one publisher.
@@ -319,12 +324,30 @@ impl<S: Store> Arena<S> {
         segment.refs[id.index as usize] = 1;
         segment.free_count -= 1;
         Some(Chunk {
-            block: Arc::clone(&segment.block),
             id,
             offset: id.index as usize * segment.chunk_bytes,
             capacity: segment.chunk_bytes,
-            returns: Some(Arc::clone(&self.returns)),
+            home: segment.homes.pop(),
         })
+    }
+
+    /// Ends writing. The chunk now has one reference, the caller's, to be given to
+    /// [`release`](Self::release) after the channels took theirs.
+    ///
+    /// # Panics
+    /// If the chunk is of another arena.
+    #[inline]
+    pub fn publish(&mut self, mut chunk: Chunk<S::Block>) -> ChunkId {
+        let id = chunk.id;
+        let home = chunk.home.take();
+        let home = home.expect("invariant: a chunk has a home before its drop");
+        let segment = self.segment_mut(id);
+        assert!(
+            Arc::ptr_eq(&home, &segment.home),
+            "a chunk of another arena"
+        );
+        segment.homes.push(home);
+        id
     }
 
     /// Adds a segment for chunks of at least `len` bytes and gives its number and memory, which
@@ -365,8 +388,13 @@ impl<S: Store> Arena<S> {
             block.len() >= bytes,
             "invariant: a store gives what was asked for"
         );
-        self.segments.push(Some(ArenaSegment {
+        let home = Arc::new(Home {
             block: Arc::clone(&block),
+            returns: Arc::clone(&self.returns),
+        });
+        self.segments.push(Some(ArenaSegment {
+            homes: vec![Arc::clone(&home); count],
+            home,
             chunk_bytes,
             class,
             refs: vec![0; count].into_boxed_slice(),
@@ -384,20 +412,19 @@ impl<S: Store> Arena<S> {
     /// Adds a reference to a published chunk.
     #[inline]
     pub fn retain(&mut self, id: ChunkId) {
-        self.refs_mut(id, |refs| *refs += 1);
+        self.segment_mut(id).refs[id.index as usize] += 1;
     }
 
     /// Takes a reference away; the last one frees the chunk.
     #[inline]
     pub fn release(&mut self, id: ChunkId) {
-        let mut is_free = false;
-        self.refs_mut(id, |refs| {
-            *refs -= 1;
-            is_free = *refs == 0;
-        });
-        if is_free && let Some(segment) = &mut self.segments[id.segment as usize] {
+        let segment = self.segment_mut(id);
+        let refs = &mut segment.refs[id.index as usize];
+        *refs -= 1;
+        if *refs == 0 {
             segment.free_count += 1;
-            self.free[segment.class].push(id);
+            let class = segment.class;
+            self.free[class].push(id);
         }
     }
 
@@ -422,7 +449,7 @@ impl<S: Store> Arena<S> {
     pub fn segments(&self) -> impl Iterator<Item = (u32, &Arc<S::Block>)> {
         (0..u32::MAX)
             .zip(&self.segments)
-            .filter_map(|(number, segment)| Some((number, &segment.as_ref()?.block)))
+            .filter_map(|(number, segment)| Some((number, &segment.as_ref()?.home.block)))
     }
 
     /// Chunks that are not free.
@@ -442,6 +469,8 @@ impl<S: Store> Arena<S> {
             .unwrap_or_else(PoisonError::into_inner);
         returns.waiting.store(false, Ordering::Relaxed);
         for id in chunks.drain(..) {
+            let segment = self.segment_mut(id);
+            segment.homes.push(Arc::clone(&segment.home));
             self.release(id);
         }
     }
@@ -452,10 +481,9 @@ impl<S: Store> Arena<S> {
     }
 
     #[inline]
-    fn refs_mut(&mut self, id: ChunkId, change: impl FnOnce(&mut u32)) {
+    fn segment_mut(&mut self, id: ChunkId) -> &mut ArenaSegment<S::Block> {
         let segment = self.segments[id.segment as usize].as_mut();
-        let segment = segment.expect("invariant: a segment with chunks in use is not retired");
-        change(&mut segment.refs[id.index as usize]);
+        segment.expect("invariant: a segment with chunks in use is not retired")
     }
 }
 
@@ -507,7 +535,7 @@ mod tests {
         arena.grow(1000).unwrap();
         let mut chunk = arena.take(1000).unwrap();
         chunk.bytes_mut().fill(7);
-        let id = chunk.into_published();
+        let id = arena.publish(chunk);
         arena.retain(id);
         arena.retain(id);
         for _ in 0..3 {

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use rustix::thread::MembarrierCommand;
 
 use crate::error::ShmError;
-use crate::layout::{Memory, Words};
+use crate::layout::{Memory, Place, Words};
 use crate::park::{ParkState, RingState};
 use crate::segment::{PeerSegment, Segment, bytes_with_rounding};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
@@ -107,8 +107,8 @@ impl BellPage {
         let owner: Arc<dyn Send + Sync> = Arc::clone(&segment) as _;
         let (head, words) = lay_out(segment.ptr(), segment.len(), count, owner)?;
         // Relaxed: the page is handed over through a socket, which orders it.
-        head.at(0).count.store(u64::from(count), Ordering::Relaxed);
-        head.at(0).magic.store(BELL_MAGIC, Ordering::Relaxed);
+        head.count.store(u64::from(count), Ordering::Relaxed);
+        head.magic.store(BELL_MAGIC, Ordering::Relaxed);
         Ok(Arc::new(Self {
             words,
             segment,
@@ -162,7 +162,7 @@ impl PeerBellPage {
         let segment = Arc::new(segment);
         let owner: Arc<dyn Send + Sync> = Arc::clone(&segment) as _;
         let (head, words) = lay_out(segment.ptr(), segment.len(), count, owner)?;
-        let found = head.at(0).magic.load(Ordering::Relaxed);
+        let found = head.magic.load(Ordering::Relaxed);
         if found != BELL_MAGIC {
             return Err(ShmError::Incompatible {
                 what: "bell page",
@@ -170,7 +170,7 @@ impl PeerBellPage {
                 expected: BELL_MAGIC,
             });
         }
-        let found = head.at(0).count.load(Ordering::Relaxed);
+        let found = head.count.load(Ordering::Relaxed);
         if found != u64::from(count) {
             let expected = u64::from(count);
             return Err(ShmError::Incompatible {
@@ -200,8 +200,8 @@ fn lay_out(
     bytes: usize,
     count: u32,
     owner: Arc<dyn Send + Sync>,
-) -> Result<(Memory<BellHead>, Memory<BellWord>), ShmError> {
-    let head = Memory::in_mapping(base, bytes, 0, 1, Arc::clone(&owner))?;
+) -> Result<(Place<BellHead>, Memory<BellWord>), ShmError> {
+    let head = Place::first_of(base, bytes, Arc::clone(&owner))?;
     Ok((
         head,
         Memory::in_mapping(base, bytes, HEAD_BYTES, count as usize, owner)?,
@@ -400,8 +400,7 @@ const NO_DATA: epoll::EventData = epoll::EventData::new_u64(0);
 /// The sender's side of one parked word.
 #[derive(Debug)]
 pub struct Ringer {
-    words: Memory<BellWord>,
-    index: u32,
+    word: Place<BellWord>,
     state: RingState,
     event: Event,
     fencing: Fencing,
@@ -418,7 +417,7 @@ impl Ringer {
         event: Event,
         fencing: Fencing,
     ) -> Result<Self, ShmError> {
-        Self::new(page.words.clone(), index, event, fencing)
+        Self::new(&page.words, index, event, fencing)
     }
 
     /// For a receiver of another process.
@@ -431,11 +430,11 @@ impl Ringer {
         event: Event,
         fencing: Fencing,
     ) -> Result<Self, ShmError> {
-        Self::new(page.words.clone(), index, event, fencing)
+        Self::new(&page.words, index, event, fencing)
     }
 
     fn new(
-        words: Memory<BellWord>,
+        words: &Memory<BellWord>,
         index: u32,
         event: Event,
         fencing: Fencing,
@@ -446,8 +445,7 @@ impl Ringer {
             });
         }
         Ok(Self {
-            words,
-            index,
+            word: words.place(index as usize),
             state: RingState::new(),
             event,
             fencing,
@@ -465,10 +463,7 @@ impl Ringer {
             // `Parker::begin_park`.
             Fencing::PerMessage => fence(Ordering::SeqCst),
         }
-        if !self
-            .state
-            .should_ring(&self.words.at(self.index as usize).0)
-        {
+        if !self.state.should_ring(&self.word.0) {
             return false;
         }
         self.event.signal();

@@ -14,6 +14,7 @@
 
 use core::fmt;
 use core::mem::size_of;
+use core::ops::Deref;
 use core::ptr::NonNull;
 use std::sync::Arc;
 
@@ -251,24 +252,12 @@ impl<T: Words> Memory<T> {
         unsafe { self.ptr.add(idx).as_ref() }
     }
 
-    /// Asks the processor to bring the lines of the value at `idx` for writing. Only a hint:
-    /// nothing happens outside the memory, or where the hint does not exist.
-    #[inline]
-    pub(crate) fn prefetch_for_write(&self, idx: usize) {
-        #[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]
-        if idx < self.len {
-            use core::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-            for line in 0..size_of::<T>().div_ceil(64) {
-                // SAFETY: a prefetch reads and writes nothing, and the address is in the memory.
-                unsafe {
-                    _mm_prefetch::<_MM_HINT_ET0>(
-                        self.ptr.add(idx).cast::<i8>().add(line * 64).as_ptr(),
-                    )
-                };
-            }
+    /// The value at `idx`, looked up in advance.
+    pub(crate) fn place(&self, idx: usize) -> Place<T> {
+        Place {
+            ptr: NonNull::from(self.at(idx)),
+            owner: Arc::clone(&self.owner),
         }
-        #[cfg(not(all(target_arch = "x86_64", not(miri), not(loom))))]
-        let _ = idx;
     }
 
     /// How many values.
@@ -285,10 +274,61 @@ impl<T> fmt::Debug for Memory<T> {
     }
 }
 
+/// One value of a [`Memory`], found in advance: reaching it cannot fail.
+pub(crate) struct Place<T> {
+    ptr: NonNull<T>,
+    owner: Arc<dyn Send + Sync>,
+}
+
+impl<T> Clone for Place<T> {
+    fn clone(&self) -> Self {
+        Self {
+            ptr: self.ptr,
+            owner: Arc::clone(&self.owner),
+        }
+    }
+}
+
+// SAFETY: as for `Memory`.
+unsafe impl<T: Words> Send for Place<T> {}
+// SAFETY: as for `Memory`.
+unsafe impl<T: Words> Sync for Place<T> {}
+
+impl<T: Words> Place<T> {
+    /// The only value of a mapping that starts with it.
+    pub(crate) fn first_of(
+        base: NonNull<u8>,
+        bytes: usize,
+        owner: Arc<dyn Send + Sync>,
+    ) -> Result<Self, ShmError> {
+        Ok(Memory::in_mapping(base, bytes, 0, 1, owner)?.place(0))
+    }
+
+    /// Zeroed private memory.
+    pub(crate) fn on_heap() -> Self {
+        Memory::on_heap(1).place(0)
+    }
+}
+
+impl<T: Words> Deref for Place<T> {
+    type Target = T;
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: `Memory::at` gave the reference, and the owner keeps the memory mapped.
+        unsafe { self.ptr.as_ref() }
+    }
+}
+
+impl<T> fmt::Debug for Place<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place").finish_non_exhaustive()
+    }
+}
+
 /// A ring half, as its publisher or its subscriber sees it.
 #[derive(Clone)]
 pub struct RingHalf {
-    pub(crate) head: Memory<RingHead>,
+    pub(crate) head: Place<RingHead>,
     pub(crate) slots: Memory<Slot>,
 }
 
@@ -311,7 +351,7 @@ impl RingHalf {
     #[must_use]
     pub fn on_heap(capacity: usize) -> Self {
         Self {
-            head: Memory::on_heap(1),
+            head: Place::on_heap(),
             slots: Memory::on_heap(capacity),
         }
         .written(capacity)
@@ -336,7 +376,7 @@ impl RingHalf {
         let segment = Arc::new(segment);
         let owner: Arc<dyn Send + Sync> = Arc::clone(&segment) as _;
         let half = Self::in_mapping(segment.ptr(), segment.len(), capacity, owner)?;
-        let head = half.head.at(0);
+        let head = &*half.head;
         check_head("ring", &head.magic, RING_MAGIC)?;
         check_head("ring layout", &head.layout, layout_hash())?;
         check_head("ring capacity", &head.capacity, capacity as u64)?;
@@ -361,13 +401,13 @@ impl RingHalf {
                 max: RING_SLOTS_MAX as u64,
             });
         }
-        let head = Memory::in_mapping(base, bytes, 0, 1, Arc::clone(&owner))?;
+        let head = Place::first_of(base, bytes, Arc::clone(&owner))?;
         let slots = Memory::in_mapping(base, bytes, size_of::<RingHead>(), capacity, owner)?;
         Ok(Self { head, slots })
     }
 
     fn written(self, capacity: usize) -> Self {
-        let head = self.head.at(0);
+        let head = &*self.head;
         // Relaxed: the half reaches the other side through a socket or a lock, which orders it.
         head.layout
             .store(layout_hash(), crate::sync::Ordering::Relaxed);
@@ -381,7 +421,7 @@ impl RingHalf {
 /// A borrow half, as its subscriber or its publisher sees it.
 #[derive(Clone)]
 pub struct BorrowHalf {
-    pub(crate) head: Memory<BorrowHead>,
+    pub(crate) head: Place<BorrowHead>,
     pub(crate) entries: Memory<AtomicU64>,
 }
 
@@ -404,7 +444,7 @@ impl BorrowHalf {
     #[must_use]
     pub fn on_heap(entries: usize) -> Self {
         Self {
-            head: Memory::on_heap(1),
+            head: Place::on_heap(),
             entries: Memory::on_heap(entries),
         }
         .written(entries)
@@ -429,7 +469,7 @@ impl BorrowHalf {
         let segment = Arc::new(segment);
         let owner: Arc<dyn Send + Sync> = Arc::clone(&segment) as _;
         let half = Self::in_mapping(segment.ptr(), segment.len(), entries, owner)?;
-        let head = half.head.at(0);
+        let head = &*half.head;
         check_head("borrow table", &head.magic, BORROW_MAGIC)?;
         check_head("borrow table layout", &head.layout, layout_hash())?;
         check_head("borrow table size", &head.entries, entries as u64)?;
@@ -454,14 +494,14 @@ impl BorrowHalf {
                 max: BORROW_ENTRIES_MAX as u64,
             });
         }
-        let head = Memory::in_mapping(base, bytes, 0, 1, Arc::clone(&owner))?;
+        let head = Place::first_of(base, bytes, Arc::clone(&owner))?;
         let offset = size_of::<BorrowHead>();
         let entries = Memory::in_mapping(base, bytes, offset, entries, owner)?;
         Ok(Self { head, entries })
     }
 
     fn written(self, entries: usize) -> Self {
-        let head = self.head.at(0);
+        let head = &*self.head;
         // Relaxed: as in `RingHalf::written`.
         head.layout
             .store(layout_hash(), crate::sync::Ordering::Relaxed);

@@ -29,7 +29,7 @@ pub use layout::{BorrowHalf, INLINE_BYTES, RingHalf, layout_hash};
 
 pub mod ring;
 pub use ring::{
-    Body, ChunkRef, Consumer, Corrupt, Head, Mode, Producer, PushError, Received, RingConfig,
+    ChunkRef, Consumer, Corrupt, Head, Mode, Origin, Producer, PushError, Received, RingConfig,
 };
 
 pub mod arena;

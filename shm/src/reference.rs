@@ -6,14 +6,14 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::error::ShmError;
-use crate::layout::{Apart, Memory};
+use crate::layout::{Apart, Memory, Place};
 use crate::segment::{PeerSegment, Segment, bytes_with_rounding};
 use crate::sync::Ordering;
 
 /// A word of ours that another process can read.
 #[derive(Debug)]
 pub struct Line {
-    word: Memory<Apart>,
+    word: Place<Apart>,
     segment: Arc<Segment>,
 }
 
@@ -35,9 +35,9 @@ impl Line {
     /// [`ShmError::Corrupt`] if there is no such word.
     pub fn over(segment: &Arc<Segment>, offset: usize) -> Result<Self, ShmError> {
         let owner = Arc::clone(segment) as Arc<dyn Send + Sync>;
-        let word = Memory::in_mapping(segment.ptr(), segment.len(), offset, 1, owner)?;
+        let words = Memory::in_mapping(segment.ptr(), segment.len(), offset, 1, owner)?;
         Ok(Self {
-            word,
+            word: words.place(0),
             segment: Arc::clone(segment),
         })
     }
@@ -52,14 +52,14 @@ impl Line {
     #[inline]
     pub fn store(&self, value: u64) {
         // Release, like the stamp of a slot.
-        self.word.at(0).0.store(value, Ordering::Release);
+        self.word.0.store(value, Ordering::Release);
     }
 }
 
 /// A word of another process.
 #[derive(Debug)]
 pub struct PeerLine {
-    word: Memory<Apart>,
+    word: Place<Apart>,
 }
 
 impl PeerLine {
@@ -72,7 +72,7 @@ impl PeerLine {
         let segment = Arc::new(segment);
         let owner = Arc::clone(&segment) as Arc<dyn Send + Sync>;
         Ok(Self {
-            word: Memory::in_mapping(segment.ptr(), segment.len(), 0, 1, owner)?,
+            word: Place::first_of(segment.ptr(), segment.len(), owner)?,
         })
     }
 
@@ -81,6 +81,6 @@ impl PeerLine {
     #[must_use]
     pub fn load(&self) -> u64 {
         // Acquire, like the stamp of a slot.
-        self.word.at(0).0.load(Ordering::Acquire)
+        self.word.0.load(Ordering::Acquire)
     }
 }

@@ -22,18 +22,17 @@
 //! further than a difference or a checked index.
 
 mod consumer;
+mod lender;
 mod producer;
+mod received;
 
+pub use consumer::{ARENA_SEGMENTS_MAX, Consumer};
 use core::fmt;
-use std::sync::Arc;
-
-pub use consumer::{ARENA_SEGMENTS_MAX, Body, Consumer, Received};
+pub use lender::Origin;
 pub use producer::{Producer, PushError};
+pub use received::Received;
 
-use crate::arena::Block;
-use crate::doorbell::Ringer;
 use crate::layout::{BorrowHalf, INLINE_BYTES, RingHalf};
-use crate::sync::Ordering;
 
 /// What happens when the consumer does not keep up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,36 +122,6 @@ pub struct ChunkRef {
     pub offset: u64,
     /// Bytes of payload.
     pub len: u32,
-}
-
-/// What the consumer's samples need to give a chunk back: the borrow table, the chunk's memory,
-/// and the bell of a producer that waits for room.
-pub struct Lender {
-    borrows: BorrowHalf,
-    block: Arc<dyn Block>,
-    space: Option<Arc<Ringer>>,
-}
-
-impl fmt::Debug for Lender {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lender")
-            .field("bytes", &self.block.len())
-            .finish_non_exhaustive()
-    }
-}
-
-impl Lender {
-    fn give_back(&self, entry: u32, tag: u64) {
-        // Release: the holder's reads of the chunk come before the producer's Acquire load of this
-        // word in `Producer::look_at`, after which the chunk may be written again.
-        self.borrows
-            .entries
-            .at(entry as usize)
-            .store(released(tag), Ordering::Release);
-        if let Some(space) = &self.space {
-            space.ring_if_parked();
-        }
-    }
 }
 
 /// The stamp of a slot that holds message `position`.

@@ -24,7 +24,7 @@ use rustix::mm::ProtFlags;
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 
 use crate::error::ShmError;
-use crate::layout::{Memory, Words};
+use crate::layout::{Memory, Place, Words};
 use crate::segment::Mapping;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -158,7 +158,7 @@ unsafe impl Sync for Mapped {}
 /// The status page of a node of this process. Its name goes with it.
 pub struct StatusPage {
     name: String,
-    head: Memory<PageHead>,
+    head: Place<PageHead>,
     entries: Memory<Entry>,
     free: Mutex<Vec<usize>>,
     /// Holds the lease.
@@ -203,9 +203,9 @@ impl StatusPage {
         })?;
         let owner = Arc::new(Mapped(mapped));
         let bytes = owner.0.len();
-        let head = Memory::<PageHead>::in_mapping(base, bytes, 0, 1, Arc::clone(&owner) as _)?;
+        let head = Place::<PageHead>::first_of(base, bytes, Arc::clone(&owner) as _)?;
         let entries = Memory::in_mapping(base, bytes, size_of::<PageHead>(), ENTRIES, owner)?;
-        let first = head.at(0);
+        let first = &*head;
         first.magic.store(MAGIC, Ordering::Relaxed);
         first.bytes.store(PAGE_BYTES as u64, Ordering::Relaxed);
         #[allow(clippy::cast_possible_truncation)] // halves of a number
@@ -265,8 +265,7 @@ impl StatusPage {
             idx,
         };
         Some(Counters {
-            entries: self.entries.clone(),
-            idx,
+            entry: self.entries.place(idx),
             _claim: Some(claim),
         })
     }
@@ -277,7 +276,7 @@ impl StatusPage {
         if self.pid != std::process::id() || self.is_removed.swap(true, FlagOrdering::Relaxed) {
             return;
         }
-        self.head.at(0).ready.store(0, Ordering::Relaxed);
+        self.head.ready.store(0, Ordering::Relaxed);
         remove_if_same(&path_of(&self.name), &self.file);
     }
 }
@@ -319,8 +318,7 @@ impl Drop for Claim {
 
 /// The counters of one endpoint, on the status page or, without one, private. One thread writes.
 pub struct Counters {
-    entries: Memory<Entry>,
-    idx: usize,
+    entry: Place<Entry>,
     _claim: Option<Claim>,
 }
 
@@ -329,8 +327,7 @@ impl Counters {
     #[must_use]
     pub fn detached() -> Self {
         Self {
-            entries: Memory::on_heap(1),
-            idx: 0,
+            entry: Place::on_heap(),
             _claim: None,
         }
     }
@@ -359,7 +356,7 @@ impl Counters {
 
     #[inline]
     fn count(&self, counter: Counter) -> &AtomicU64 {
-        &self.entries.at(self.idx).counts.0[counter as usize]
+        &self.entry.counts.0[counter as usize]
     }
 }
 
@@ -392,7 +389,7 @@ impl EndpointStatus {
 
 /// Somebody's status page, readable only.
 pub struct StatusReader {
-    head: Memory<PageHead>,
+    head: Place<PageHead>,
     entries: Memory<Entry>,
     file: File,
 }
@@ -413,13 +410,13 @@ impl StatusReader {
         check_owner(name, &file)?;
         let mapping = Mapping::new(file.as_fd(), PAGE_BYTES, ProtFlags::READ)?;
         let (base, bytes, owner) = (mapping.ptr, mapping.len, Arc::new(mapping));
-        let head = Memory::<PageHead>::in_mapping(base, bytes, 0, 1, Arc::clone(&owner) as _)?;
+        let head = Place::<PageHead>::first_of(base, bytes, Arc::clone(&owner) as _)?;
         let entries = Memory::in_mapping(base, bytes, size_of::<PageHead>(), ENTRIES, owner)?;
         // Acquire: pairs with the Release store in `StatusPage::finish`.
-        if head.at(0).ready.load(Ordering::Acquire) != READY {
+        if head.ready.load(Ordering::Acquire) != READY {
             return Err(ShmError::NotReady);
         }
-        let found = head.at(0).magic.load(Ordering::Relaxed);
+        let found = head.magic.load(Ordering::Relaxed);
         if found != MAGIC {
             return Err(ShmError::Incompatible {
                 what: "status page",
@@ -449,7 +446,7 @@ impl StatusReader {
     /// The node's id and name. Escape the name before printing.
     #[must_use]
     pub fn node(&self) -> (u128, String) {
-        let head = self.head.at(0);
+        let head = &*self.head;
         let [low, high] = [0, 1].map(|idx| u128::from(head.node[idx].load(Ordering::Relaxed)));
         (low | high << 64, load_text(&head.name))
     }
@@ -457,7 +454,7 @@ impl StatusReader {
     /// Its process, for people.
     #[must_use]
     pub fn pid(&self) -> u64 {
-        self.head.at(0).pid.load(Ordering::Relaxed)
+        self.head.pid.load(Ordering::Relaxed)
     }
 
     /// What it says of its endpoints now.

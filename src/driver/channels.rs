@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use shmesh_shm::segment::{SEGMENT_BYTES_MAX, bytes_with_rounding};
 use shmesh_shm::{
-    BorrowHalf, Consumer, Event, Fencing, Mode, PeerBellPage, PeerSegment, Producer, RingConfig,
-    RingHalf, Ringer, Segment,
+    BorrowHalf, Consumer, Event, Fencing, Mode, Origin, PeerBellPage, PeerSegment, Producer,
+    RingConfig, RingHalf, Ringer, Segment,
 };
 
 use crate::endpoint::{
-    ChannelKey, Outlet, PublisherIdentity, PublisherShared, RxChannel, SubscriberEvent,
-    SubscriberShared, TxChannel, lock,
+    ChannelKey, Outlet, PublisherShared, RxChannel, SubscriberEvent, SubscriberShared, TxChannel,
+    lock,
 };
 use crate::error::Error;
 use crate::id::NodeId;
@@ -29,7 +29,7 @@ use crate::topology::{Endpoint, NodeInfo};
 #[derive(Debug)]
 struct Incoming {
     subscriber: Arc<SubscriberShared>,
-    publisher: Arc<PublisherIdentity>,
+    origin: Arc<Origin>,
     way: Way,
 }
 
@@ -196,12 +196,11 @@ impl<'a> Channels<'a> {
         };
         let (ring, borrows) = subscriber.ring.halves_on_heap();
         let producer = Producer::new(ring.clone(), borrows.clone(), subscriber.ring)?;
-        let consumer = Consumer::new(ring, borrows, subscriber.ring, space.map(Arc::new))?;
-        let identity = Arc::clone(&publisher.identity);
+        let (origin, space) = (Arc::clone(&publisher.origin), space.map(Arc::new));
+        let consumer = Consumer::new(ring, borrows, subscriber.ring, Arc::clone(&origin), space)?;
         subscriber.tell(SubscriberEvent::Add(Box::new(RxChannel {
             channel,
             consumer,
-            publisher: Arc::clone(&identity),
             is_closed: false,
         })));
         let key = ChannelKey {
@@ -229,7 +228,7 @@ impl<'a> Channels<'a> {
             channel,
             Incoming {
                 subscriber,
-                publisher: identity,
+                origin,
                 way,
             },
         );
@@ -266,18 +265,18 @@ impl<'a> Channels<'a> {
         };
         let handed = vec![Handed::Segment(segment), Handed::Event(event)];
         link.send(&LinkFrame::Attach(attach), handed);
-        let identity = PublisherIdentity {
-            node: node.id,
+        let origin = Origin {
+            node: node.id.0,
             endpoint: publisher.id,
             node_name: node.name.clone(),
         };
-        let (subscriber, publisher) = (Arc::clone(subscriber), Arc::new(identity));
+        let (subscriber, origin) = (Arc::clone(subscriber), Arc::new(origin));
         let way = Way::Asked { link, borrows };
         self.incoming.insert(
             channel,
             Incoming {
                 subscriber,
-                publisher,
+                origin,
                 way,
             },
         );
@@ -492,9 +491,9 @@ impl<'a> Channels<'a> {
             return Err(Error::Protocol("channel given twice"));
         };
         let borrows = borrows.clone();
-        let (subscriber, publisher) = (
+        let (subscriber, origin) = (
             Arc::clone(&incoming.subscriber),
-            Arc::clone(&incoming.publisher),
+            Arc::clone(&incoming.origin),
         );
         let peer = self.links.get(&link.peer()).ok_or(Error::Closed)?;
         let page = peer
@@ -509,11 +508,10 @@ impl<'a> Channels<'a> {
         let capacity = subscriber.ring.capacity();
         let bytes = bytes_with_rounding(RingHalf::bytes(capacity));
         let ring = RingHalf::open(PeerSegment::map(half, bytes)?, capacity)?;
-        let consumer = Consumer::new(ring, borrows, subscriber.ring, space)?;
+        let consumer = Consumer::new(ring, borrows, subscriber.ring, origin, space)?;
         let rx = RxChannel {
             channel,
             consumer,
-            publisher,
             is_closed: false,
         };
         subscriber.tell(SubscriberEvent::Add(Box::new(rx)));
@@ -529,7 +527,7 @@ impl<'a> Channels<'a> {
         {
             let (topic, node) = (
                 &incoming.subscriber.endpoint.topic,
-                &incoming.publisher.node_name,
+                &incoming.origin.node_name,
             );
             tracing::warn!(
                 topic,
@@ -588,10 +586,9 @@ impl<'a> Channels<'a> {
     }
 
     fn forget(&mut self, incoming: &Incoming) {
-        let publisher = &incoming.publisher;
+        let Origin { node, endpoint, .. } = *incoming.origin;
         let subscriber = incoming.subscriber.endpoint.id;
-        self.attached
-            .remove(&(publisher.node, publisher.endpoint, subscriber));
+        self.attached.remove(&(NodeId(node), endpoint, subscriber));
     }
 
     /// A link is gone, and with it all its channels.

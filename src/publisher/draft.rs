@@ -189,7 +189,8 @@ struct Unwritable;
 #[must_use = "a loan that is dropped is given back unsent"]
 pub struct Loan<P> {
     pub(crate) draft: Draft,
-    pub(crate) publisher: (crate::NodeId, u32),
+    /// Node and endpoint.
+    pub(crate) publisher: (u128, u32),
     pub(crate) carries: PhantomData<fn() -> P>,
 }
 

@@ -19,10 +19,6 @@ use crate::error::{Error, Holder};
 use crate::wait::AsyncBell;
 
 /// What became of a message.
-///
-/// Small enough to be returned in registers. In memory it would be stored by parts and moved as
-/// one, and such a move waits until all earlier stores are done, those of the message to the
-/// subscriber's cache lines among them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
     /// The number of the message: 0 for the publisher's first.
@@ -41,12 +37,32 @@ enum Payload<'a> {
     Chunk { place: ChunkRef, id: ChunkId },
 }
 
+/// Whom a message reached: two words that stay in registers. In memory they would be stored one
+/// by one and moved as one, and such a move waits until all earlier stores are done, those of the
+/// message to the subscriber's cache lines among them.
+#[derive(Clone, Copy, Debug)]
+struct Reach {
+    listeners: u32,
+    refused: u32,
+}
+
+impl Reach {
+    #[inline(always)]
+    fn sent(self, head: Head) -> Sent {
+        Sent {
+            sequence: head.sequence,
+            listeners: self.listeners,
+            refused: self.refused,
+        }
+    }
+}
+
 /// A message that still waits for room somewhere.
 #[derive(Debug)]
 struct Waiting {
     head: Head,
     started: Instant,
-    sent: Sent,
+    reach: Reach,
 }
 
 #[derive(Debug)]
@@ -97,13 +113,16 @@ impl Outbox {
         self.take_news();
         let head = self.next_head();
         match draft {
-            Draft::Inline(inline) => self.send_payload(head, Payload::Inline(inline.bytes())),
+            Draft::Inline(inline) => self.send_words(head, inline.bytes()),
             Draft::Chunk(chunk, len) => {
-                let (payload, id) = published(chunk, len);
-                let sent = self.send_payload(head, payload);
+                let (payload, id) = self.publish(chunk, len);
+                let (mut reach, is_blocked) = self.offer(head, payload);
+                if is_blocked {
+                    reach = self.wait_for_room(head, payload, reach);
+                }
                 self.arena.release(id);
                 self.collect();
-                sent
+                reach.sent(head)
             }
         }
     }
@@ -113,7 +132,23 @@ impl Outbox {
     pub(crate) fn send_inline(&mut self, bytes: &[u8]) -> Sent {
         self.take_news();
         let head = self.next_head();
-        self.send_payload(head, Payload::Inline(bytes))
+        self.send_words(head, bytes)
+    }
+
+    #[inline(always)]
+    fn send_words(&mut self, head: Head, bytes: &[u8]) -> Sent {
+        let (mut reach, is_blocked) = self.offer(head, Payload::Inline(bytes));
+        if is_blocked {
+            reach = self.wait_with_words(head, bytes, reach);
+        }
+        reach.sent(head)
+    }
+
+    /// Apart from `wait_for_room`, so that a message that need not wait has no payload in memory.
+    #[cold]
+    #[inline(never)]
+    fn wait_with_words(&mut self, head: Head, bytes: &[u8], reach: Reach) -> Reach {
+        self.wait_for_room(head, Payload::Inline(bytes), reach)
     }
 
     /// Sends to everybody, waiting asynchronously. Dropping the future while it waits counts the
@@ -128,22 +163,22 @@ impl Outbox {
                 Payload::Inline(inline.bytes())
             }
             Draft::Chunk(written, len) => {
-                let (payload, id) = published(written, len);
+                let (payload, id) = self.publish(written, len);
                 chunk = Some(id);
                 payload
             }
         };
-        let sent = self.offer(head, payload);
+        let (reach, is_blocked) = self.offer(head, payload);
         let mut waiting = Waiting {
             head,
             started: Instant::now(),
-            sent,
+            reach,
         };
         let guard = Abandon {
             outbox: self,
             chunk,
         };
-        if guard.outbox.is_blocked() {
+        if is_blocked {
             let latest = guard.outbox.latest_deadline(waiting.started);
             let poll = |cx: &mut Context<'_>| guard.outbox.poll_room(cx, &mut waiting, payload);
             let waited = tokio::time::timeout_at(latest.into(), std::future::poll_fn(poll)).await;
@@ -153,21 +188,18 @@ impl Outbox {
             guard.outbox.retry(&mut waiting, payload, Instant::now());
         }
         drop(guard);
-        Ok(waiting.sent)
+        Ok(waiting.reach.sent(head))
     }
 
-    fn send_payload(&mut self, head: Head, payload: Payload<'_>) -> Sent {
-        let sent = self.offer(head, payload);
-        if !self.is_blocked() {
-            return sent;
-        }
-        let mut waiting = Waiting {
-            head,
-            started: Instant::now(),
-            sent,
+    fn publish<'a>(&mut self, chunk: Chunk<Segment>, len: u32) -> (Payload<'a>, ChunkId) {
+        let offset = chunk.offset() as u64;
+        let id = self.arena.publish(chunk);
+        let place = ChunkRef {
+            segment: id.segment,
+            offset,
+            len,
         };
-        self.wait_for_room(&mut waiting, payload);
-        waiting.sent
+        (Payload::Chunk { place, id }, id)
     }
 
     #[inline]
@@ -180,22 +212,21 @@ impl Outbox {
         }
     }
 
-    /// Puts the message into every ring with room, then rings. Marks the channels to wait for.
-    #[inline]
-    fn offer(&mut self, head: Head, payload: Payload<'_>) -> Sent {
-        let mut sent = Sent {
-            sequence: head.sequence,
-            listeners: 0,
-            refused: 0,
-        };
-        let mut len = 0;
+    /// Puts the message into every ring with room, then rings. Marks the channels to wait for, and
+    /// says if there are any.
+    #[inline(always)]
+    fn offer(&mut self, head: Head, payload: Payload<'_>) -> (Reach, bool) {
+        let (mut listeners, mut refused, mut is_blocked) = (0, 0, false);
         for channel in &mut self.channels {
             match push(&mut self.arena, channel, head, payload) {
-                Ok(()) => sent.listeners += 1,
-                Err(PushError::Full) if channel.deadline.is_some() => channel.is_blocked = true,
+                Ok(()) => listeners += 1,
+                Err(PushError::Full) if channel.deadline.is_some() => {
+                    channel.is_blocked = true;
+                    is_blocked = true;
+                }
                 Err(PushError::Full) => {
                     channel.producer.count_dropped();
-                    sent.refused += 1;
+                    refused += 1;
                 }
                 Err(PushError::Corrupt(corrupt)) => give_up(&self.shared, channel, &corrupt),
             }
@@ -205,17 +236,16 @@ impl Outbox {
                 self.counters.add(Counter::WakeUps, 1);
             }
         }
-        len += match payload {
+        let len = match payload {
             Payload::Inline(bytes) => bytes.len() as u64,
             Payload::Chunk { place, .. } => u64::from(place.len),
         };
         self.counters.add(Counter::Messages, 1);
         self.counters.add(Counter::Bytes, len);
-        if sent.refused > 0 {
-            self.counters
-                .add(Counter::LostDropped, u64::from(sent.refused));
+        if refused > 0 {
+            self.counters.add(Counter::LostDropped, u64::from(refused));
         }
-        sent
+        (Reach { listeners, refused }, is_blocked)
     }
 
     /// Takes back what subscribers gave back, after the message is on its way and a few at a
@@ -247,7 +277,7 @@ impl Outbox {
             match push(&mut self.arena, channel, waiting.head, payload) {
                 Ok(()) => {
                     channel.is_blocked = false;
-                    waiting.sent.listeners += 1;
+                    waiting.reach.listeners += 1;
                     channel.bell.ring_if_parked();
                 }
                 Err(PushError::Full) if channel.deadline.is_some_and(|max| waited < max) => {}
@@ -255,7 +285,7 @@ impl Outbox {
                     channel.is_blocked = false;
                     channel.producer.count_dropped();
                     channel.bell.ring_if_parked();
-                    waiting.sent.refused += 1;
+                    waiting.reach.refused += 1;
                     self.counters.add(Counter::LostDropped, 1);
                 }
                 Err(PushError::Corrupt(corrupt)) => give_up(&self.shared, channel, &corrupt),
@@ -263,8 +293,20 @@ impl Outbox {
         }
     }
 
+    /// Waits on this thread for the channels that had no room.
     #[cold]
-    fn wait_for_room(&mut self, waiting: &mut Waiting, payload: Payload<'_>) {
+    #[inline(never)]
+    fn wait_for_room(&mut self, head: Head, payload: Payload<'_>, reach: Reach) -> Reach {
+        let mut waiting = Waiting {
+            head,
+            started: Instant::now(),
+            reach,
+        };
+        self.sleep_for_room(&mut waiting, payload);
+        waiting.reach
+    }
+
+    fn sleep_for_room(&mut self, waiting: &mut Waiting, payload: Payload<'_>) {
         // A subscriber that is reading makes room within a few messages: look again a while, more
         // and more seldom so as not to take its cursor's line away from it, before sleeping.
         for round in 0..SPIN_ROUNDS {
@@ -515,17 +557,7 @@ impl Drop for Abandon<'_> {
     }
 }
 
-fn published<'a>(chunk: Chunk<Segment>, len: u32) -> (Payload<'a>, ChunkId) {
-    let place = ChunkRef {
-        segment: chunk.id().segment,
-        offset: chunk.offset() as u64,
-        len,
-    };
-    let id = chunk.into_published();
-    (Payload::Chunk { place, id }, id)
-}
-
-#[inline]
+#[inline(always)]
 fn push(
     arena: &mut Arena<SegmentStore>,
     channel: &mut TxChannel,

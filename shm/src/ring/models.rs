@@ -10,7 +10,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::AtomicBool;
 use loom::thread;
 
-use super::{ChunkRef, Consumer, Head, Mode, Producer, PushError, Received, RingConfig};
+use super::{ChunkRef, Consumer, Head, Mode, Origin, Producer, PushError, Received, RingConfig};
 use crate::arena::{ChunkId, HeapBlock};
 use crate::sync::Ordering;
 
@@ -38,7 +38,7 @@ fn config(depth: u32, mode: Mode) -> RingConfig {
 fn ends(config: RingConfig) -> (Producer, Consumer) {
     let (ring, borrows) = config.halves_on_heap();
     let producer = Producer::new(ring.clone(), borrows.clone(), config).unwrap();
-    let mut consumer = Consumer::new(ring, borrows, config, None).unwrap();
+    let mut consumer = Consumer::new(ring, borrows, config, Default::default(), None).unwrap();
     consumer
         .add_segment(0, Arc::new(HeapBlock::new(1024).unwrap()))
         .unwrap();
@@ -70,26 +70,26 @@ struct Witness {
 impl Witness {
     fn see(&mut self, message: &Received) {
         assert_eq!(
-            message.sequence,
-            self.next + message.lost,
+            message.sequence(),
+            self.next + message.lost(),
             "in order, losses exact"
         );
         assert_eq!(
-            message.sent_ns,
-            message.sequence + 100,
+            message.sent_ns(),
+            message.sequence() + 100,
             "head of the same message"
         );
-        if message.body.is_inline() {
-            let bytes = message.body.bytes();
+        if message.is_inline() {
+            let bytes = message.bytes();
             assert_eq!(
                 bytes,
-                words(message.sequence),
+                words(message.sequence()),
                 "payload of the same message"
             );
         }
-        self.next = message.sequence + 1;
+        self.next = message.sequence() + 1;
         self.received += 1;
-        self.lost += message.lost;
+        self.lost += message.lost();
     }
 
     fn drain(&mut self, consumer: &mut Consumer) {
@@ -174,9 +174,9 @@ fn models_latest_value_ring_is_never_older_than_its_depth() {
 type Pool = Arc<[UnsafeCell<u64>; 4]>;
 
 fn read_chunk(pool: &Pool, message: &Received) {
-    let idx = message.body.bytes().len();
+    let idx = message.bytes().len();
     // SAFETY: the point of the model; loom checks that nobody writes the cell now.
-    pool[idx].with(|value| assert_eq!(unsafe { *value }, message.sequence));
+    pool[idx].with(|value| assert_eq!(unsafe { *value }, message.sequence()));
 }
 
 /// Publishes `count` chunk messages, each in a chunk that nobody refers to.
@@ -260,5 +260,31 @@ fn models_who_sees_closed_has_the_last_message() {
             assert_eq!(witness.received, 2);
         }
         pushing.join().unwrap();
+    });
+}
+
+#[test]
+fn models_a_lender_ends_with_its_last_sample_and_not_before() {
+    model(|| {
+        let config = config(2, Mode::Keep);
+        let (ring, borrows) = config.halves_on_heap();
+        let mut producer = Producer::new(ring.clone(), borrows.clone(), config).unwrap();
+        let origin = Arc::<Origin>::default();
+        let mut consumer = Consumer::new(ring, borrows, config, Arc::clone(&origin), None).unwrap();
+        for sequence in 0..2 {
+            let pushed = producer.push_inline(head(sequence), &words(sequence), |_| {});
+            pushed.unwrap();
+        }
+        let samples = [(); 2].map(|()| consumer.try_next().unwrap().unwrap());
+        let dropping = samples.map(|sample| {
+            thread::spawn(move || {
+                assert_eq!(sample.bytes(), words(sample.sequence()));
+            })
+        });
+        drop(consumer);
+        for thread in dropping {
+            thread.join().unwrap();
+        }
+        assert_eq!(Arc::strong_count(&origin), 1, "the lender is gone");
     });
 }

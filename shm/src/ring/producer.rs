@@ -6,7 +6,7 @@ use super::{ChunkRef, Corrupt, Head, KIND_CHUNK, KIND_INLINE, Mode, RingConfig};
 use super::{claimed, committed, meta_word, released, writing};
 use crate::arena::ChunkId;
 use crate::error::ShmError;
-use crate::layout::{BorrowHalf, INLINE_BYTES, RingHalf};
+use crate::layout::{BorrowHalf, INLINE_BYTES, INLINE_WORDS, RingHalf};
 use crate::sync::{Ordering, fence};
 
 /// Marks a slot whose message has no chunk, or one that was given back already.
@@ -124,7 +124,6 @@ impl Producer {
         // Relaxed: published by the Release of the first stamp.
         self.ring
             .head
-            .at(0)
             .first
             .store(first_sequence, Ordering::Relaxed);
     }
@@ -155,7 +154,7 @@ impl Producer {
         let depth = u64::from(self.config.depth);
         // Acquire: pairs with the Release store in `Consumer::advance`; what the consumer read of
         // the slots before its cursor was read before they are written again.
-        let cursor = self.borrows.head.at(0).cursor.0.load(Ordering::Acquire);
+        let cursor = self.borrows.head.cursor.0.load(Ordering::Acquire);
         let unread = self
             .next
             .wrapping_sub(cursor.wrapping_add(self.config.start));
@@ -178,7 +177,7 @@ impl Producer {
     ///
     /// # Panics
     /// If the payload is longer than [`INLINE_BYTES`].
-    #[inline]
+    #[inline(always)]
     pub fn push_inline(
         &mut self,
         head: Head,
@@ -269,7 +268,6 @@ impl Producer {
         // are visible to who sees the count.
         self.ring
             .head
-            .at(0)
             .dropped
             .0
             .store(self.dropped, Ordering::Release);
@@ -360,7 +358,7 @@ impl Producer {
     }
 
     /// Prepares the next slot for writing: evicts what it holds.
-    #[inline]
+    #[inline(always)]
     fn open_slot(&mut self, mut reclaim: impl FnMut(ChunkId)) {
         let entry = self.entry_of_slot[self.slot];
         if entry != NO_ENTRY {
@@ -389,7 +387,7 @@ impl Producer {
             return true;
         }
         // Acquire: as in `unread`.
-        let cursor = self.borrows.head.at(0).cursor.0.load(Ordering::Acquire);
+        let cursor = self.borrows.head.cursor.0.load(Ordering::Acquire);
         let cursor = cursor.wrapping_add(self.config.start);
         let unread = self.next.wrapping_sub(cursor);
         if unread >= capacity {
@@ -401,6 +399,7 @@ impl Producer {
 
     /// Forgets the chunk that the next slot refers to, which means evicting it where the consumer
     /// may still want it.
+    #[inline(never)]
     fn free_slot(&mut self, entry: u32, mut reclaim: impl FnMut(ChunkId)) {
         match self.look_at(entry, self.lent[entry as usize].position) {
             State::Released => self.take_back(entry, &mut reclaim),
@@ -462,7 +461,7 @@ impl Producer {
         reclaim(lent.chunk);
     }
 
-    #[inline]
+    #[inline(always)]
     fn commit(&mut self, head: Head, meta: u64) {
         let slot = self.ring.slots.at(self.slot);
         slot.sequence.store(head.sequence, Ordering::Relaxed);
@@ -476,15 +475,37 @@ impl Producer {
         if self.slot == self.ring.slots.len() {
             self.slot = 0;
         }
-        self.ring
-            .slots
-            .prefetch_for_write(self.slot + PREFETCH_AHEAD);
+        if self.slot.is_multiple_of(CLAIM_AHEAD) {
+            self.claim_ahead();
+        }
+    }
+
+    /// Claims the lines of the next slots by a store into each, if the consumer is known to have
+    /// read what they hold; it looks at nothing but their stamps before these are written.
+    ///
+    /// A store to a line that the consumer has read waits for the line, and stores are done in
+    /// order, so those of the next message, and all between, wait with it: one round trip between
+    /// the cores for each message. Stores to such lines one after the other wait together. A
+    /// prefetch for writing does not help: the line is still here, only not exclusive any more.
+    /// (64 B stream on two cores of an EPYC 9004: 26 M/s without, 43 M/s with this.)
+    #[inline(never)]
+    fn claim_ahead(&mut self) {
+        let capacity = self.ring.slots.len();
+        let taken = self.next.wrapping_sub(self.cursor_seen);
+        if taken + CLAIM_AHEAD as u64 > capacity as u64 {
+            return;
+        }
+        for idx in self.slot..(self.slot + CLAIM_AHEAD).min(capacity) {
+            let slot = self.ring.slots.at(idx);
+            // Relaxed: whatever comes before the stamp of the message that will be there.
+            slot.payload[INLINE_WORDS - 1].store(0, Ordering::Relaxed);
+            slot.payload[0].store(0, Ordering::Relaxed);
+        }
     }
 }
 
-/// How many slots ahead the lines are asked for: a line takes as long as some messages to come
-/// from the consumer's cache.
-const PREFETCH_AHEAD: usize = 2;
+/// Slots claimed at a time. In a model, where rings are small, one.
+const CLAIM_AHEAD: usize = if cfg!(loom) { 1 } else { 8 };
 
 fn expect_size(what: &'static str, found: usize, expected: usize) -> Result<(), ShmError> {
     if found == expected {

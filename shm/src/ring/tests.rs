@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Body, ChunkRef, Consumer, Corrupt, Head, Mode, Producer, PushError, RingConfig};
+use super::{ChunkRef, Consumer, Corrupt, Head, Mode, Producer, PushError, Received, RingConfig};
 use crate::arena::{Arena, Block as _, Chunk, HeapBlock, HeapStore};
 use crate::layout::{BorrowHalf, INLINE_BYTES, RingHalf};
 use crate::sync::Ordering;
@@ -21,7 +21,14 @@ fn config(depth: u32, mode: Mode) -> RingConfig {
 fn halves_and_ends(config: RingConfig) -> (RingHalf, BorrowHalf, Producer, Consumer) {
     let (ring, borrows) = config.halves_on_heap();
     let producer = Producer::new(ring.clone(), borrows.clone(), config).unwrap();
-    let consumer = Consumer::new(ring.clone(), borrows.clone(), config, None).unwrap();
+    let consumer = Consumer::new(
+        ring.clone(),
+        borrows.clone(),
+        config,
+        Default::default(),
+        None,
+    )
+    .unwrap();
     (ring, borrows, producer, consumer)
 }
 
@@ -43,7 +50,7 @@ fn push(producer: &mut Producer, sequence: u64, payload: &[u8]) -> Result<(), Pu
 
 fn sequences(consumer: &mut Consumer) -> Vec<(u64, u64)> {
     core::iter::from_fn(|| consumer.try_next().unwrap())
-        .map(|m| (m.sequence, m.lost))
+        .map(|m| (m.sequence(), m.lost()))
         .collect()
 }
 
@@ -94,7 +101,7 @@ fn every_inline_length_arrives_whole() {
     for len in 0..=INLINE_BYTES {
         push(&mut producer, len as u64, &bytes[..len]).unwrap();
         let message = consumer.try_next().unwrap().unwrap();
-        assert_eq!(message.body.bytes(), &bytes[..len]);
+        assert_eq!(message.bytes(), &bytes[..len]);
     }
 }
 
@@ -168,7 +175,7 @@ impl Bench {
             offset: chunk.offset() as u64,
             len: 1000,
         };
-        let id = chunk.into_published();
+        let id = self.arena.publish(chunk);
         let head = Head {
             sequence: self.sequence,
             sent_ns: 0,
@@ -187,11 +194,11 @@ impl Bench {
         pushed
     }
 
-    fn next(&mut self) -> Option<(u64, Body)> {
+    fn next(&mut self) -> Option<(u64, Received)> {
         self.consumer
             .try_next()
             .unwrap()
-            .map(|message| (message.sequence, message.body))
+            .map(|message| (message.sequence(), message))
     }
 }
 
@@ -292,7 +299,7 @@ fn a_message_waits_until_its_segment_is_known() {
     consumer
         .add_segment(3, Arc::new(HeapBlock::new(128).unwrap()))
         .unwrap();
-    assert_eq!(consumer.try_next().unwrap().unwrap().body.bytes().len(), 10);
+    assert_eq!(consumer.try_next().unwrap().unwrap().bytes().len(), 10);
 }
 
 #[test]
@@ -337,7 +344,7 @@ fn what_no_producer_writes_is_corrupt_and_never_followed() {
     let (ring, _, mut producer, mut consumer) = halves_and_ends(config(2, Mode::Overwrite));
     push(&mut producer, 5, b"a").unwrap();
     push(&mut producer, 6, b"a").unwrap();
-    assert_eq!(consumer.try_next().unwrap().unwrap().lost, 5);
+    assert_eq!(consumer.try_next().unwrap().unwrap().lost(), 5);
     ring.slots.at(1).sequence.store(2, Ordering::Relaxed);
     assert_eq!(
         consumer.try_next().unwrap_err(),
@@ -355,7 +362,7 @@ fn what_no_producer_writes_is_corrupt_and_never_followed() {
 fn a_cursor_outside_the_ring_is_corrupt() {
     let (_, borrows, mut producer, _consumer) = halves_and_ends(config(2, Mode::Keep));
     (0..2).for_each(|sequence| push(&mut producer, sequence, b"").unwrap());
-    borrows.head.at(0).cursor.0.store(77, Ordering::Relaxed);
+    borrows.head.cursor.0.store(77, Ordering::Relaxed);
     assert!(matches!(
         push(&mut producer, 2, b""),
         Err(PushError::Corrupt(_))
@@ -386,15 +393,15 @@ fn messages_cross_threads_whole() {
                 continue;
             };
             let sum = message
-                .sequence
+                .sequence()
                 .wrapping_mul(0x9e37_79b9_7f4a_7c15)
                 .to_ne_bytes()
                 .repeat(4);
-            assert_eq!(message.body.bytes(), sum);
-            assert_eq!(message.sequence, next + message.lost);
-            next = message.sequence + 1;
+            assert_eq!(message.bytes(), sum);
+            assert_eq!(message.sequence(), next + message.lost());
+            next = message.sequence() + 1;
             received += 1;
-            lost += message.lost;
+            lost += message.lost();
         }
         pushing.join().unwrap();
         assert_eq!(received + lost, rounds);

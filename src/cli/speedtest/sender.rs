@@ -9,7 +9,7 @@ use shmesh_shm::{INLINE_BYTES, monotonic_ns};
 use super::peer::{WORD_TIMEOUT, block_on, hear, join, receive, say, word_subscriber};
 use super::receiver::stream_depth;
 use super::report::{self, Measured};
-use super::spec::{Control, Outcome, Pattern, Payload, Report, Spec, Wait, verify_byte};
+use super::spec::{Control, Outcome, Pattern, Payload, Report, Spec, Wait};
 use super::{ChoiceArgs, RunArgs, cores, reference};
 use crate::cli::Failure;
 use crate::{Node, Overflow, Publisher, Raw, Subscriber};
@@ -130,7 +130,7 @@ impl<'a> Sender<'a> {
             };
             data = data.reserve(spec.message_size, count);
         }
-        let mut data = data.build()?;
+        let data = data.build()?;
         let echo = format!("{}/echo", self.topic);
         let mut echo = match spec.pattern {
             Pattern::Ping => {
@@ -151,6 +151,7 @@ impl<'a> Sender<'a> {
             ));
         };
         tokio::time::timeout(WORD_TIMEOUT, data.wait_for_listener()).await??;
+        let mut data = Transmitter::new(data, *spec);
         let before = self.reference(spec, peer_core)?;
         let (sent, seconds, latencies) = match spec.pattern {
             Pattern::Ping => {
@@ -183,14 +184,14 @@ impl<'a> Sender<'a> {
     }
 
     /// Sends on schedule; the receiver measures.
-    async fn paced(&mut self, spec: &Spec, data: &mut Publisher<Raw>) -> Result<Sending, Failure> {
+    async fn paced(&mut self, spec: &Spec, data: &mut Transmitter) -> Result<Sending, Failure> {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let count = (spec.seconds * spec.rate).ceil() as u64;
         let begin_ns = monotonic_ns() + 10_000_000;
         say(&mut self.control, &Control::Begin { at_ns: begin_ns })?;
         for number in 0..count {
             wait_until(begin_ns + spec.due_ns(number));
-            transmit(data, spec, number).await?;
+            data.transmit(number).await?;
         }
         let seconds = Duration::from_nanos(monotonic_ns().saturating_sub(begin_ns)).as_secs_f64();
         Ok((count, seconds, None))
@@ -213,7 +214,7 @@ fn wait_until(due_ns: u64) {
 
 async fn ping(
     spec: &Spec,
-    data: &mut Publisher<Raw>,
+    data: &mut Transmitter,
     echo: &mut Subscriber<Raw>,
 ) -> Result<Sending, Failure> {
     let mut latencies = report::new_histogram();
@@ -223,7 +224,7 @@ async fn ping(
     let mut elapsed = 0.0;
     while elapsed < whole {
         let before = Instant::now();
-        transmit(data, spec, number).await?;
+        data.transmit(number).await?;
         number += 1;
         if receive(echo, spec.wait, WORD_TIMEOUT).await?.is_none() {
             return Err(Failure::usage("no answer to a ping"));
@@ -239,57 +240,68 @@ async fn ping(
     Ok((number, started.elapsed().as_secs_f64(), Some(latencies)))
 }
 
-async fn stream(spec: &Spec, data: &mut Publisher<Raw>) -> Result<Sending, Failure> {
+async fn stream(spec: &Spec, data: &mut Transmitter) -> Result<Sending, Failure> {
     let started = Instant::now();
     let mut number = 0_u64;
-    let buffer = [0x5a; INLINE_BYTES];
     while started.elapsed().as_secs_f64() < spec.seconds {
         let batch = if spec.message_size > 65_536 {
             1
         } else {
             STREAM_BATCH
         };
-        for _ in 0..batch {
-            if spec.payload == Payload::Write
-                && spec.wait != Wait::Async
-                && spec.message_size <= INLINE_BYTES
-            {
-                let mut message = buffer;
-                let message = &mut message[..spec.message_size];
-                if let Some(header) = message.first_chunk_mut::<8>() {
-                    *header = number.to_le_bytes();
-                }
-                data.publish_bytes(message)?;
+        for number in number..number + batch {
+            if spec.wait == Wait::Async {
+                data.transmit(number).await?;
             } else {
-                transmit(data, spec, number).await?;
+                data.transmit_now(number)?;
             }
-            number += 1;
         }
+        number += batch;
     }
     Ok((number, started.elapsed().as_secs_f64(), None))
 }
 
-/// Sends one message in the way that is measured.
-async fn transmit(data: &mut Publisher<Raw>, spec: &Spec, number: u64) -> Result<(), Failure> {
-    let mut loan = data.loan(spec.message_size)?;
-    match spec.payload {
-        Payload::Loan => {
-            if let Some(header) = loan.first_chunk_mut::<8>() {
-                *header = number.to_le_bytes();
-            }
-        }
-        Payload::Write => loan.fill(number.to_le_bytes()[0]),
-        Payload::Verify => {
-            for (idx, byte) in loan.iter_mut().enumerate() {
-                *byte = verify_byte(number, idx);
-            }
+/// Sends messages in the way that is measured.
+struct Transmitter {
+    data: Publisher<Raw>,
+    spec: Spec,
+    /// The message, where it travels in its slot: written there from the caller's memory.
+    message: [u8; INLINE_BYTES],
+}
+
+impl Transmitter {
+    fn new(data: Publisher<Raw>, spec: Spec) -> Self {
+        let message = [0; INLINE_BYTES];
+        Self {
+            data,
+            spec,
+            message,
         }
     }
-    match spec.wait {
-        Wait::Async => data.send_async(loan).await?,
-        Wait::Spin | Wait::Block => data.send(loan)?,
-    };
-    Ok(())
+
+    async fn transmit(&mut self, number: u64) -> Result<(), Failure> {
+        if self.spec.wait != Wait::Async {
+            return self.transmit_now(number);
+        }
+        let mut loan = self.data.loan(self.spec.message_size)?;
+        self.spec.payload.write(&mut loan, number);
+        self.data.send_async(loan).await?;
+        Ok(())
+    }
+
+    #[inline]
+    fn transmit_now(&mut self, number: u64) -> Result<(), Failure> {
+        let size = self.spec.message_size;
+        if let Some(message) = self.message.get_mut(..size) {
+            self.spec.payload.write(message, number);
+            self.data.publish_bytes(message)?;
+        } else {
+            let mut loan = self.data.loan(size)?;
+            self.spec.payload.write(&mut loan, number);
+            self.data.send(loan)?;
+        }
+        Ok(())
+    }
 }
 
 fn measured(

@@ -56,6 +56,26 @@ pub(super) enum Payload {
     Verify,
 }
 
+impl Payload {
+    /// Writes message `number`.
+    #[inline]
+    pub(super) fn write(self, message: &mut [u8], number: u64) {
+        match self {
+            Self::Loan => {
+                if let Some(header) = message.first_chunk_mut::<8>() {
+                    *header = number.to_le_bytes();
+                }
+            }
+            Self::Write => message.fill(number.to_le_bytes()[0]),
+            Self::Verify => {
+                for (idx, byte) in message.iter_mut().enumerate() {
+                    *byte = verify_byte(number, idx);
+                }
+            }
+        }
+    }
+}
+
 /// One measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Spec {
