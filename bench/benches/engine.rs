@@ -36,8 +36,8 @@ fn ring(c: &mut Criterion) {
             let mut consumer =
                 Consumer::new(ring, borrows, config, Default::default(), None).unwrap();
             let payload = [7; 96];
+            let mut sequence = 0;
             group.bench_function(BenchmarkId::new(format!("{mode:?}"), size), |b| {
-                let mut sequence = 0;
                 b.iter(|| {
                     let head = Head {
                         sequence,

@@ -24,7 +24,8 @@ Examples:
   CXX=clang++-19 cargo run --release --features tachyon
 
 `ping` is half a round trip with loaned, unwritten messages; `stream` sends messages one by one,
-written up to 1 KiB, nothing lost. Both ends spin, each pinned to a core of its own.")]
+written up to 1 KiB, nothing lost; `1.` and `100.` are the first and the hundredth ping on a new
+channel. Both ends spin, each pinned to a core of its own.")]
 struct Args {
     /// Systems to run
     #[arg(long, value_enum, value_delimiter = ',')]
@@ -44,7 +45,7 @@ struct Args {
 }
 
 /// What is measured: name, message bytes.
-const TASKS: [(Task, usize); 8] = [
+const TASKS: [(Task, usize); 12] = [
     (Task::Ping, 64),
     (Task::Ping, 4096),
     (Task::Ping, 65_536),
@@ -53,6 +54,10 @@ const TASKS: [(Task, usize); 8] = [
     (Task::Stream, 64),
     (Task::Stream, 1024),
     (Task::Stream, 1 << 20),
+    (Task::Nth(1), 64),
+    (Task::Nth(100), 64),
+    (Task::Nth(1), 1 << 20),
+    (Task::Nth(100), 1 << 20),
 ];
 
 fn main() -> Result<()> {

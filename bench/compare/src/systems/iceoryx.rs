@@ -26,12 +26,12 @@ pub fn connect(setting: &Setting, side: Side<'_>) -> Result<Iceoryx> {
     };
     let node = NodeBuilder::new().create::<ipc::Service>()?;
     let open = |name: &str| {
-        let name = format!("{}/{name}", setting.id);
+        let name = format!("{}/{}/{name}", setting.id, setting.channel);
         let service = node
             .service_builder(&name.as_str().try_into()?)
             .publish_subscribe::<[u8]>();
         let service = match setting.task {
-            Task::Ping => service,
+            Task::Ping | Task::Nth(_) => service,
             Task::Stream => service
                 .enable_safe_overflow(false)
                 .subscriber_max_buffer_size(if setting.size > 65_536 { 8 } else { 1024 }),

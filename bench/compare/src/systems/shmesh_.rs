@@ -1,5 +1,6 @@
 //! shmesh: raw bytes, `KeepLast` for ping, `Block` for stream, no send times.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -21,22 +22,30 @@ pub fn connect(setting: &Setting, side: Side<'_>) -> Result<Shmesh> {
         Side::Here(_) => ("there", "here"),
         Side::There => ("here", "there"),
     };
-    let builder = Node::builder(ours)
-        .coordinator(address)
-        .embedded_coordinator();
-    let node = builder
-        .join_timeout(Duration::from_secs(5))
-        .build_blocking()?;
+    // One for all channels: a new channel is measured, not a new node.
+    static NODE: OnceLock<Node> = OnceLock::new();
+    let node = match NODE.get() {
+        Some(node) => node,
+        None => {
+            let builder = Node::builder(ours)
+                .coordinator(address)
+                .embedded_coordinator();
+            let node = builder
+                .join_timeout(Duration::from_secs(5))
+                .build_blocking()?;
+            NODE.get_or_init(|| node)
+        }
+    };
     let deadline = Duration::from_secs(10);
     let overflow = match setting.task {
-        Task::Ping => Overflow::KeepLast(16),
+        Task::Ping | Task::Nth(_) => Overflow::KeepLast(16),
         Task::Stream if setting.size > 65_536 => Overflow::Block { depth: 8, deadline },
         Task::Stream => Overflow::Block {
             depth: 1024,
             deadline,
         },
     };
-    let topic = |name: &str| format!("{}/{name}", setting.id);
+    let topic = |name: &str| format!("{}/{}/{name}", setting.id, setting.channel);
     let subscriber = node
         .subscriber::<Raw>(&topic(theirs))
         .overflow(overflow)
