@@ -133,22 +133,24 @@ impl<P: Payload> Publisher<P> {
         *self.outbox.shared.listeners.borrow()
     }
 
-    /// Waits until a subscriber is connected. Event-driven, no polling.
+    /// Waits until a subscriber is connected, and readies what the first message will touch.
+    /// Event-driven, no polling.
     ///
     /// # Errors
     /// [`Error::Closed`] if the node is closed meanwhile.
-    pub async fn wait_for_listener(&self) -> Result<(), Error> {
+    pub async fn wait_for_listener(&mut self) -> Result<(), Error> {
         let mut listeners = self.outbox.shared.listeners.subscribe();
-        self.node
-            .or_closed(listeners.wait_for(|count| *count > 0))
-            .await
+        let found = listeners.wait_for(|count| *count > 0);
+        self.node.or_closed(found).await?;
+        self.outbox.has_listeners();
+        Ok(())
     }
 
     /// The same on this thread, without a runtime.
     ///
     /// # Errors
     /// [`Error::Timeout`] after `timeout`, [`Error::Closed`] if the node is closed meanwhile.
-    pub fn wait_for_listener_blocking(&self, timeout: Duration) -> Result<(), Error> {
+    pub fn wait_for_listener_blocking(&mut self, timeout: Duration) -> Result<(), Error> {
         crate::node::block_on(timeout, self.wait_for_listener())?
     }
 

@@ -301,15 +301,27 @@ impl<P: Payload> Subscriber<P> {
         *self.shared.publishers.borrow()
     }
 
-    /// Waits until it is connected to a publisher.
+    /// Waits until it is connected to a publisher, and readies what the first message will touch.
+    /// Event-driven, no polling.
     ///
     /// # Errors
     /// [`Error::Closed`] if the node is closed meanwhile.
-    pub async fn wait_for_publisher(&self) -> Result<(), Error> {
+    pub async fn wait_for_publisher(&mut self) -> Result<(), Error> {
         let mut publishers = self.shared.publishers.subscribe();
-        self.node
-            .or_closed(publishers.wait_for(|count| *count > 0))
-            .await
+        let found = publishers.wait_for(|count| *count > 0);
+        self.node.or_closed(found).await?;
+        if self.shared.inbox.is_full() {
+            self.take_events();
+        }
+        Ok(())
+    }
+
+    /// The same on this thread, without a runtime.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] after `timeout`, [`Error::Closed`] if the node is closed meanwhile.
+    pub fn wait_for_publisher_blocking(&mut self, timeout: Duration) -> Result<(), Error> {
+        crate::node::block_on(timeout, self.wait_for_publisher())?
     }
 
     /// Counts since it was made.
@@ -433,7 +445,10 @@ impl<P: Payload> Subscriber<P> {
     fn take_events(&mut self) {
         for event in self.shared.inbox.take() {
             match event {
-                SubscriberEvent::Add(channel) => self.channels.push(*channel),
+                SubscriberEvent::Add(mut channel) => {
+                    channel.consumer.warm();
+                    self.channels.push(*channel);
+                }
                 SubscriberEvent::Segment {
                     channel,
                     number,

@@ -105,7 +105,7 @@ impl fmt::Display for Corrupt {
 impl core::error::Error for Corrupt {}
 
 /// What a message carries besides its payload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// The publisher's number of the message.
     pub sequence: u64,

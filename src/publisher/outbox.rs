@@ -376,6 +376,7 @@ impl Outbox {
             match event {
                 PublisherEvent::Add(mut channel) => {
                     channel.producer.begin(self.sequence);
+                    channel.producer.claim_ahead();
                     self.channels.push(*channel);
                 }
                 PublisherEvent::Remove(key) => {

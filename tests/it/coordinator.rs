@@ -128,7 +128,7 @@ fn an_embedded_coordinator_serves_where_none_answers() {
             .unwrap()
     };
     let (one, two) = (start("one"), start("two"));
-    let publisher = one.publisher::<Raw>("t").build().unwrap();
+    let mut publisher = one.publisher::<Raw>("t").build().unwrap();
     let _messages = two.subscriber::<Raw>("t").build().unwrap();
     publisher.wait_for_listener_blocking(PATIENCE).unwrap();
 }

@@ -165,7 +165,7 @@ fn a_process_of_another_user_gets_no_link() {
         return;
     }
     let node = mesh.node("camera");
-    let publisher = node.publisher::<Raw>("t").build().unwrap();
+    let mut publisher = node.publisher::<Raw>("t").build().unwrap();
     let binary = TempDir::new();
     let copy = binary.path().join("stranger");
     std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();

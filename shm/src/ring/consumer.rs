@@ -87,6 +87,18 @@ impl Consumer {
         &self.inline.origin
     }
 
+    /// Touches what the first messages will touch.
+    pub fn warm(&mut self) {
+        self.inline.warm();
+        for pool in self.segments.iter_mut().flatten() {
+            pool.warm();
+        }
+        for idx in 0..self.ring.capacity().min(CELLS) {
+            // Relaxed: what is there does not matter yet.
+            self.ring.slots.at(idx).stamp.load(Ordering::Relaxed);
+        }
+    }
+
     /// Makes arena segment `number` known. Messages that lie in a segment not yet known wait.
     ///
     /// # Errors

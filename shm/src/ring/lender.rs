@@ -207,6 +207,18 @@ impl Pool {
         unsafe { Received::new(cell) }
     }
 
+    /// Brings the free cells into this core's cache.
+    pub(super) fn warm(&mut self) {
+        let mut cell = self.free;
+        while !cell.is_null() {
+            // SAFETY: free cells are the pool's alone.
+            cell = unsafe {
+                (*cell).describe(Head::default(), 0);
+                (*cell).next
+            };
+        }
+    }
+
     #[cold]
     #[inline(never)]
     fn refill(&mut self) {

@@ -85,7 +85,7 @@ impl Run<'_> {
             Pattern::Paced | Pattern::Stream => None,
         };
         tokio::time::timeout(WORD_TIMEOUT, data.wait_for_publisher()).await??;
-        if let Some(echo) = &echo {
+        if let Some(echo) = &mut echo {
             tokio::time::timeout(WORD_TIMEOUT, echo.wait_for_listener()).await??;
         }
         say(self.words, &Report::Ready { core })?;

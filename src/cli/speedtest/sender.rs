@@ -97,8 +97,8 @@ struct Sender<'a> {
 
 impl<'a> Sender<'a> {
     async fn connect(node: &'a Node, topic: &str, core: Option<usize>) -> Result<Self, Failure> {
-        let control = node.publisher::<Raw>(&format!("{topic}/control")).build()?;
-        let reports = word_subscriber(node, &format!("{topic}/report"))?;
+        let mut control = node.publisher::<Raw>(&format!("{topic}/control")).build()?;
+        let mut reports = word_subscriber(node, &format!("{topic}/report"))?;
         let found = async {
             control.wait_for_listener().await?;
             reports.wait_for_publisher().await
@@ -130,7 +130,7 @@ impl<'a> Sender<'a> {
             };
             data = data.reserve(spec.message_size, count);
         }
-        let data = data.build()?;
+        let mut data = data.build()?;
         let echo = format!("{}/echo", self.topic);
         let mut echo = match spec.pattern {
             Pattern::Ping => {

@@ -1,7 +1,7 @@
 //! shmesh: raw bytes, `KeepLast` for ping, `Block` for stream, no send times.
 
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use shmesh::{Node, Overflow, Publisher, Raw, Subscriber};
@@ -46,17 +46,14 @@ pub fn connect(setting: &Setting, side: Side<'_>) -> Result<Shmesh> {
         },
     };
     let topic = |name: &str| format!("{}/{}/{name}", setting.id, setting.channel);
-    let subscriber = node
+    let mut subscriber = node
         .subscriber::<Raw>(&topic(theirs))
         .overflow(overflow)
         .build()?;
     let publisher = node.publisher::<Raw>(&topic(ours)).without_timestamps();
-    let publisher = publisher.reserve(setting.size, 12).build()?;
+    let mut publisher = publisher.reserve(setting.size, 12).build()?;
     publisher.wait_for_listener_blocking(deadline)?;
-    let started = Instant::now();
-    while subscriber.publisher_count() == 0 && started.elapsed() < deadline {
-        std::thread::yield_now();
-    }
+    subscriber.wait_for_publisher_blocking(deadline)?;
     let is_written = setting.task == Task::Stream && setting.size <= 1024;
     Ok(Shmesh {
         publisher,
