@@ -99,6 +99,85 @@ fn a_node_runs_without_its_status_page_when_dev_shm_is_full() {
 }
 
 #[test]
+fn traffic_goes_on_while_dev_shm_fills_up() {
+    let mesh = Mesh::start();
+    let small = "mount -t tmpfs -o size=4m tmpfs /dev/shm";
+    let Some(mut cramped) = restricted(small) else {
+        return;
+    };
+    let dir = mesh.dir.path().display();
+    let join = format!("node cramped {} {dir}", mesh.address);
+    assert_eq!(cramped.ask(&join), "ok");
+    assert_eq!(cramped.ask("sub there 30000 64 4"), "ok");
+    assert_eq!(cramped.ask("pub back 100000000"), "ok");
+    let node = mesh.node("camera");
+    let mut publisher = node.publisher::<Raw>("there").build().unwrap();
+    let mut back = node.subscriber::<Raw>("back").build().unwrap();
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    assert_eq!(cramped.ask("heard"), "ok");
+    let mut exchange = |round: u64| {
+        for number in 10 * round..10 * (round + 1) {
+            publisher.publish_bytes(&payload(number, 100_000)).unwrap();
+        }
+        let answer = cramped.ask("recv 10");
+        let received = format!("received {} lost 0 damaged 0", 10 * (round + 1));
+        assert!(answer.starts_with(&received), "{answer}");
+        // Memory that was not there before is needed in either direction.
+        let size = 200_000 << round;
+        assert!(
+            cramped
+                .ask(&format!("send 3 {size}"))
+                .ends_with("refused 0")
+        );
+        for _ in 0..3 {
+            let sample = back.recv_blocking(PATIENCE).unwrap();
+            assert!(sample.len() == size && is_intact(&sample, sample.sequence()));
+        }
+        if round == 0 {
+            let answer = cramped.ask("fill /dev/shm");
+            assert!(answer.starts_with("filled"), "{answer}");
+            // What is made later does without a place on the status page, or has one.
+            assert_eq!(cramped.ask("many 20"), "made 20");
+        }
+    };
+    exchange(0);
+    exchange(1);
+}
+
+#[test]
+fn memory_at_the_processs_limit_is_an_error_and_others_go_on() {
+    let mesh = Mesh::start();
+    let mut poor = mesh.child("poor");
+    assert_eq!(poor.ask("pub back 4000000000"), "ok");
+    assert_eq!(poor.ask("sub there keep 64 4"), "ok");
+    let node = mesh.node("camera");
+    let mut publisher = node.publisher::<Raw>("there").build().unwrap();
+    let mut back = node.subscriber::<Raw>("back").build().unwrap();
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    assert_eq!(poor.ask("heard"), "ok");
+    assert_eq!(poor.ask("send 1 100000"), "sent 1 refused 0");
+    assert_eq!(poor.ask("memory 100000000"), "ok");
+    let answer = poor.ask("loan 500000000");
+    assert!(answer.starts_with("error"), "{answer}");
+    assert!(answer.contains("memory"), "{answer}");
+    // What needs no new memory still goes, both ways.
+    assert_eq!(poor.ask("send 1 100000"), "sent 2 refused 0");
+    for sequence in 0..2 {
+        let sample = back.recv_blocking(PATIENCE).unwrap();
+        assert_eq!((sample.sequence(), sample.lost_before()), (sequence, 0));
+        assert!(is_intact(&sample, sequence));
+    }
+    for number in 0..10 {
+        publisher.publish_bytes(&payload(number, 64)).unwrap();
+    }
+    let answer = poor.ask("recv 10");
+    assert!(
+        answer.starts_with("received 10 lost 0 damaged 0"),
+        "{answer}"
+    );
+}
+
+#[test]
 fn descriptors_running_out_is_an_error_and_others_go_on() {
     let mesh = Mesh::start();
     let mut command = Command::new("sh");

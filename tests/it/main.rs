@@ -13,5 +13,6 @@ mod messaging;
 mod processes;
 mod role;
 mod speedtest;
+mod steady;
 mod support;
 mod tidy;

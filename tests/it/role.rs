@@ -1,6 +1,9 @@
 //! The other process: plays what it is told over its standard input, one line, one answer.
 
 use std::collections::VecDeque;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use shmesh::{Node, Overflow, Publisher, Raw, RecvError, Sample, Subscriber};
@@ -70,6 +73,10 @@ impl Role {
                 ok()
             }
             ["send", count, size] => self.send(count.parse()?, size.parse()?),
+            ["loan", size] => {
+                let loan = self.publisher()?.loan(size.parse()?)?;
+                Ok(format!("loaned {}", loan.len()))
+            }
             ["flood", size] => {
                 println!("> flooding");
                 loop {
@@ -88,6 +95,17 @@ impl Role {
                 ok()
             }
             ["many", count] => self.many(count.parse()?),
+            ["quiet", calls, size] => self.quiet(calls.parse()?, size.parse()?),
+            ["fill", directory] => fill(directory),
+            ["memory", bytes] => {
+                let most = Some(bytes.parse()?);
+                let limit = rustix::process::Rlimit {
+                    current: most,
+                    maximum: most,
+                };
+                rustix::process::setrlimit(rustix::process::Resource::As, limit)?;
+                ok()
+            }
             _ => Err(format!("unknown order {words:?}").into()),
         }
     }
@@ -160,4 +178,74 @@ impl Role {
         }
         Ok(format!("made {}", made.len()))
     }
+
+    /// Streams to itself, many times round the ring, on a thread that the kernel kills at its
+    /// first system call; makes `calls` calls on top. Says whether there was one.
+    fn quiet(&mut self, calls: u32, size: usize) -> Answer {
+        let mut publisher = self.publisher.take().ok_or("no publisher")?;
+        let mut subscriber = self.subscriber.take().ok_or("no subscriber")?;
+        publisher.wait_for_listener_blocking(PATIENCE)?;
+        subscriber.wait_for_publisher_blocking(PATIENCE)?;
+        let is_through = Arc::new(AtomicBool::new(false));
+        let tell = Arc::clone(&is_through);
+        let (tell_id, id) = std::sync::mpsc::channel();
+        let bytes = payload(0, size);
+        let mut exchange = move |count| {
+            for _ in 0..count {
+                publisher.publish_bytes(&bytes).unwrap();
+                while subscriber.try_recv().unwrap().is_none() {
+                    std::hint::spin_loop();
+                }
+            }
+        };
+        std::thread::spawn(move || {
+            exchange(200);
+            tell_id.send(rustix::thread::gettid()).unwrap();
+            forbid_calls();
+            exchange(10_000);
+            (0..calls).for_each(|_| std::thread::yield_now());
+            tell.store(true, Ordering::Release);
+            // Even ending a thread takes calls.
+            loop {
+                std::hint::spin_loop();
+            }
+        });
+        let thread = format!("/proc/self/task/{}", id.recv()?.as_raw_nonzero());
+        while !is_through.load(Ordering::Acquire) {
+            if !std::fs::exists(&thread)? {
+                return Ok("a call".into());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok("no call".into())
+    }
+}
+
+/// The kernel ends this thread at its next system call. (Its strict mode would forbid the clock,
+/// too, which needs none.)
+fn forbid_calls() {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    let (forbid, allow) = (SeccompAction::KillThread, SeccompAction::Allow);
+    let none_allowed = SeccompFilter::new(
+        std::collections::BTreeMap::new(),
+        forbid,
+        allow,
+        std::env::consts::ARCH.try_into().unwrap(),
+    );
+    let program: BpfProgram = none_allowed.unwrap().try_into().unwrap();
+    seccompiler::apply_filter(&program).unwrap();
+}
+
+/// Fills the file system of `directory`.
+fn fill(directory: &str) -> Answer {
+    let mut file = std::fs::File::create(format!("{directory}/filler"))?;
+    let mut written = 0;
+    loop {
+        match file.write(&[0x55; 4096]) {
+            Ok(count) => written += count,
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(format!("filled {written}"))
 }
