@@ -217,8 +217,8 @@ impl<P: Payload> Subscriber<P> {
             return Ok(sample);
         }
         loop {
-            self.parker.begin_park();
             // Looks again before sleeping: who publishes after this sees the parked word.
+            self.park();
             let outcome = self
                 .try_recv()
                 .map(|found| found.map(Ok))
@@ -268,12 +268,28 @@ impl<P: Payload> Subscriber<P> {
                     return Poll::Ready(Ok(sample));
                 }
                 // Looks again before sleeping: who publishes after this sees the parked word.
-                self.parker.begin_park();
+                self.park();
                 continue;
             }
             ready!(self.bell.poll_rung(cx, &self.parker)).map_err(RecvError::from)?;
             self.parker.end_park();
         }
+    }
+
+    fn park(&mut self) {
+        self.parker.begin_park();
+        self.shared.counters.add(Counter::Parkings, 1);
+        self.note_held();
+    }
+
+    fn note_held(&self) -> usize {
+        let held = self
+            .channels
+            .iter()
+            .map(|channel| channel.consumer.held())
+            .sum();
+        self.shared.counters.set(Counter::Held, held as u64);
+        held
     }
 
     /// Spins for the next message if it is likely to come soon.
@@ -338,11 +354,7 @@ impl<P: Payload> Subscriber<P> {
             lost_overwritten: lost.overwritten,
             lost_dropped: lost.dropped,
             lost_invalid: lost.invalid,
-            held: self
-                .channels
-                .iter()
-                .map(|channel| channel.consumer.held())
-                .sum(),
+            held: self.note_held(),
             publishers: self.publisher_count(),
         }
     }
@@ -402,6 +414,7 @@ impl<P: Payload> Subscriber<P> {
             if channel.consumer.is_ready() {
                 if channel.consumer.is_at_held_max() {
                     let held = channel.consumer.held();
+                    self.note_held();
                     return Err(RecvError::TooManyHeld {
                         held,
                         max: self.shared.ring.held_max,

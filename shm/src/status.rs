@@ -54,10 +54,8 @@ pub enum Counter {
     LostDropped,
     /// Lost: received, but invalid.
     LostInvalid,
-    /// Samples held.
+    /// Samples in chunks that were held when it last went to sleep, or was refused more.
     Held,
-    /// Messages waiting in the rings.
-    Unread,
     /// System calls made to wake somebody.
     WakeUps,
     /// Times it went to sleep.
@@ -70,14 +68,13 @@ pub enum Counter {
 
 impl Counter {
     /// All, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 10] = [
         Self::Messages,
         Self::Bytes,
         Self::LostOverwritten,
         Self::LostDropped,
         Self::LostInvalid,
         Self::Held,
-        Self::Unread,
         Self::WakeUps,
         Self::Parkings,
         Self::Peers,

@@ -67,3 +67,44 @@ fn a_thousand_a_second_flow_through_ten_seconds_without_a_coordinator() {
     drop(server);
     assert_eq!(number(&planner.ask("recv 1"), "lost"), 0);
 }
+
+#[test]
+fn the_status_page_says_what_stats_say() {
+    use shmesh_shm::{Counter, StatusReader};
+    let mesh = Mesh::start();
+    let node = mesh.node("watched");
+    let mut frames = node.subscriber::<Raw>("frames").build().unwrap();
+    let mut publisher = node.publisher::<Raw>("frames").build().unwrap();
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    let mut held = Vec::new();
+    for sequence in 0..20 {
+        publisher.publish_bytes(&payload(sequence, 1000)).unwrap();
+        let sample = frames.recv_blocking(PATIENCE).unwrap();
+        if sequence < 3 {
+            held.push(sample);
+        }
+    }
+    // Sleeps once, and finds nothing.
+    let short = Duration::from_millis(1);
+    assert!(frames.recv_blocking(short).is_err());
+    let is_ours = |name: &String| {
+        let page = StatusReader::open(name).ok()?;
+        (page.pid() == u64::from(std::process::id()) && page.node().1 == "watched").then_some(page)
+    };
+    let page = shmesh_shm::status::list().iter().find_map(is_ours).unwrap();
+    assert!(page.is_alive());
+    let endpoints = page.endpoints();
+    let said = |counter: Counter| {
+        let mut values: Vec<_> = endpoints.iter().map(|e| e.value(counter)).collect();
+        values.sort_unstable();
+        values
+    };
+    let (sent, received) = (publisher.stats(), frames.stats());
+    assert_eq!(said(Counter::Messages), [sent.sent, received.received]);
+    assert_eq!(said(Counter::Bytes), [20_000, 20_000]);
+    assert_eq!(said(Counter::Held), [0, received.held as u64]);
+    assert_eq!(received.held, 3);
+    assert_eq!(said(Counter::Peers), [1, 1]);
+    assert_eq!(said(Counter::ArenaBytes), [0, sent.arena_bytes]);
+    assert!(said(Counter::Parkings)[1] > 0);
+}
