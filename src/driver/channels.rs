@@ -25,6 +25,9 @@ use crate::name::escaped;
 use crate::node::NodeShared;
 use crate::topology::{Endpoint, NodeInfo};
 
+/// Why a channel is refused whose publisher went while the question was on its way.
+const GONE: &str = "no such publisher (any more)";
+
 /// A channel of one of our subscribers.
 #[derive(Debug)]
 struct Incoming {
@@ -365,8 +368,12 @@ impl<'a> Channels<'a> {
             return Err(Error::Protocol("channel number used twice"));
         }
         if let Err(error) = self.grant(link, key, attach, half, event) {
-            let reason = error.to_string();
-            tracing::warn!(topic = escaped(&attach.topic), reason, "channel refused");
+            let (reason, topic) = (error.to_string(), escaped(&attach.topic));
+            if matches!(error, Error::Protocol(GONE)) {
+                tracing::debug!(topic, reason, "channel refused");
+            } else {
+                tracing::warn!(topic, reason, "channel refused");
+            }
             link.send(&LinkFrame::Refused { channel, reason }, Vec::new());
         }
         Ok(())
@@ -385,7 +392,7 @@ impl<'a> Channels<'a> {
             .publishers
             .get(&attach.publisher)
             .cloned();
-        let publisher = publisher.ok_or(Error::Protocol("no such publisher (any more)"))?;
+        let publisher = publisher.ok_or(Error::Protocol(GONE))?;
         check_type(&publisher.endpoint, attach, &peer.name)?;
         let config = RingConfig {
             depth: attach.depth,
@@ -529,12 +536,12 @@ impl<'a> Channels<'a> {
                 &incoming.subscriber.endpoint.topic,
                 &incoming.origin.node_name,
             );
-            tracing::warn!(
-                topic,
-                node,
-                reason = escaped(reason),
-                "channel refused by the peer"
-            );
+            let reason = escaped(reason);
+            if reason.ends_with(GONE) {
+                tracing::debug!(topic, node, reason, "channel refused by the peer");
+            } else {
+                tracing::warn!(topic, node, reason, "channel refused by the peer");
+            }
             incoming.way = Way::Refused { link: link.clone() };
         }
     }

@@ -191,8 +191,11 @@ pub(crate) async fn answer(config: LinkConfig, socket: OwnedFd) {
         let ours = Hello::ours(super::handshake::Side::Node, config.ours)?;
         serve(&config, socket, Session::responder(ours), None, None).await
     };
-    if let Err(error) = outcome.await {
-        tracing::warn!(%error, "a peer's link came to nothing");
+    match outcome.await {
+        Ok(()) => {}
+        // Of two that dial each other one hangs up; others were killed, or looked who answers.
+        Err(error @ Error::Io { .. }) => tracing::debug!(%error, "a peer hung up"),
+        Err(error) => tracing::warn!(%error, "a peer's link came to nothing"),
     }
 }
 
