@@ -428,6 +428,24 @@ impl<S: Store> Arena<S> {
         }
     }
 
+    /// Claims the first line of the chunk that comes next after the one of `id`, by a store into
+    /// it: its last reader has a copy of the line, and the first store to it waits for that to go.
+    /// So do all stores behind it, those that publish the message among them.
+    #[inline]
+    pub fn claim_next(&self, id: ChunkId) {
+        let Some(&next) = self.free[self.segment(id).class].last() else {
+            return;
+        };
+        let segment = self.segment(next);
+        let start = segment.home.block.ptr();
+        // SAFETY: the chunk is inside its block, begins at a multiple of 64, and is free: nobody
+        // reads it.
+        unsafe {
+            let first = start.add(next.index as usize * segment.chunk_bytes);
+            first.cast::<u64>().write_volatile(0);
+        }
+    }
+
     /// Drops the segments that hold nothing, and gives their numbers.
     pub fn retire_idle(&mut self) -> Vec<u32> {
         self.take_returns();

@@ -195,7 +195,7 @@ pub struct Loan<P> {
 }
 
 impl<P> Loan<P> {
-    /// The bytes as they are now. New memory is zeroed, reused memory holds an older message.
+    /// The bytes as they are now: zeroes in new memory, remains of older messages in reused memory.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.draft.bytes()

@@ -122,6 +122,7 @@ impl Outbox {
                 }
                 self.arena.release(id);
                 self.collect();
+                self.arena.claim_next(id);
                 reach.sent(head)
             }
         }
