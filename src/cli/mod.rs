@@ -76,8 +76,21 @@ pub fn finish(tool: &str, outcome: Result<(), Failure>) -> ExitCode {
     if is_broken_pipe {
         return Exit::Success.code().into();
     }
-    eprintln!("{tool}: {error:#}");
+    eprintln!("{tool}: {}", full_text(&error));
     exit.code().into()
+}
+
+/// An error and its causes, but for those that its text has already.
+fn full_text(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            let separator = if text.is_empty() { "" } else { ": " };
+            text.push_str(separator);
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 /// Logs go to standard error; `RUST_LOG` chooses which, warnings unless set.

@@ -2,6 +2,8 @@
 
 use std::process::{Command, Output, Stdio};
 
+use crate::support::eventually;
+
 fn speedtest(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mesh-speedtest"));
     command.args(args).stdin(Stdio::null()).output().unwrap()
@@ -99,4 +101,41 @@ fn the_table_goes_to_a_pipe_that_may_close() {
     let hgrm = std::fs::read_to_string(&file).unwrap_or_default();
     assert!(hgrm.is_empty() || hgrm.contains("1/(1-Percentile)"));
     let _ = std::fs::remove_file(&file);
+}
+
+/// The children of a process, whichever thread started them.
+fn children(pid: u32) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let children = tasks.filter_map(|task| {
+        let path = task.ok()?.path().join("children");
+        std::fs::read_to_string(path).ok()
+    });
+    let children: Vec<String> = children.collect();
+    let words = children.iter().flat_map(|line| line.split_whitespace());
+    words.map(str::to_owned).collect()
+}
+
+#[test]
+fn nothing_runs_on_when_local_is_killed() {
+    let mut local = Command::new(env!("CARGO_BIN_EXE_mesh-speedtest"))
+        .args(["local", "--pattern", "ping", "--message-size", "64"])
+        .args(["--seconds", "600"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut started = Vec::new();
+    eventually("both ends run", || {
+        started = children(local.id());
+        started.len() == 2
+    });
+    local.kill().unwrap();
+    local.wait().unwrap();
+    eventually("both ends are gone", || {
+        let is_there = |pid: &String| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+            status.is_ok_and(|status| !status.contains("State:\tZ"))
+        };
+        !started.iter().any(is_there)
+    });
 }

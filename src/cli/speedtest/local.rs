@@ -59,9 +59,12 @@ fn measure(args: &RunArgs, address: &str) -> Result<(), Failure> {
     let mut sender = Command::new("/proc/self/exe");
     sender
         .args(speedtest_verb())
-        .args(["send", "--coordinator", address]);
-    sender.args(choices(args)).stdin(Stdio::null());
-    let status = Owned(sender.spawn()?).0.wait()?;
+        .args(["send", "--until-eof", "--coordinator", address]);
+    sender.args(choices(args)).stdin(Stdio::piped());
+    let mut sender = Owned(sender.spawn()?);
+    // Ours until it is through: `wait` would close it first.
+    let _stdin = sender.0.stdin.take();
+    let status = sender.0.wait()?;
     if status.success() {
         return Ok(());
     }

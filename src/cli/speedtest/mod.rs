@@ -63,15 +63,15 @@ struct CommonArgs {
     /// Core to run on [default: the sender on the first, the receiver on the second]
     #[arg(long)]
     core: Option<usize>,
+    /// Exit when standard input ends
+    #[arg(long, hide = true)]
+    until_eof: bool,
 }
 
 #[derive(Args, Clone, Debug)]
 struct RecvArgs {
     #[command(flatten)]
     common: CommonArgs,
-    /// Exit when standard input ends
-    #[arg(long, hide = true)]
-    until_eof: bool,
     // The sender chooses; taken so that both ends can be called alike, as with rosy.
     #[command(flatten)]
     _choices: ChoiceArgs,

@@ -73,6 +73,16 @@ pub(super) async fn receive(
     }
 }
 
+/// Ends this process when whoever started it is gone, and with it its end of the pipe.
+pub(super) fn end_with_input(args: &CommonArgs) {
+    if args.until_eof {
+        std::thread::spawn(|| {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            std::process::exit(0);
+        });
+    }
+}
+
 /// Runs one end: all waits take turns on this thread.
 pub(super) fn block_on<T>(run: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::runtime::Builder::new_current_thread()

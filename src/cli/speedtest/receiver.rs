@@ -6,7 +6,9 @@ use hdrhistogram::Histogram;
 use shmesh_shm::monotonic_ns;
 
 use super::RecvArgs;
-use super::peer::{WORD_TIMEOUT, block_on, hear, join, receive, say, word_subscriber};
+use super::peer::{
+    WORD_TIMEOUT, block_on, end_with_input, hear, join, receive, say, word_subscriber,
+};
 use super::spec::{Control, Outcome, Pattern, Payload, Report, Spec, verify_byte};
 use super::{cores, report};
 use crate::cli::Failure;
@@ -18,13 +20,7 @@ const IDLE: Duration = Duration::from_millis(20);
 pub(super) const STREAM_DEPTH: u32 = 1024;
 
 pub(super) fn run(args: &RecvArgs) -> Result<(), Failure> {
-    if args.until_eof {
-        // Whoever started this is gone when its end of the pipe is.
-        std::thread::spawn(|| {
-            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-            std::process::exit(0);
-        });
-    }
+    end_with_input(&args.common);
     let core = cores::choose(1, args.common.core);
     block_on(async {
         let node = join("speedtest-recv", &args.common).await?;

@@ -6,7 +6,9 @@ use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 use shmesh_shm::{INLINE_BYTES, monotonic_ns};
 
-use super::peer::{WORD_TIMEOUT, block_on, hear, join, receive, say, word_subscriber};
+use super::peer::{
+    WORD_TIMEOUT, block_on, end_with_input, hear, join, receive, say, word_subscriber,
+};
 use super::receiver::stream_depth;
 use super::report::{self, Measured};
 use super::spec::{Control, Outcome, Pattern, Payload, Report, Spec, Wait};
@@ -18,12 +20,15 @@ use crate::{Node, Overflow, Publisher, Raw, Subscriber};
 const SIZES: [usize; 4] = [0, 64, 1000, 1_000_000];
 /// The paced sender sleeps until this long before a message is due, then looks at the clock.
 const WAKE_EARLY: Duration = Duration::from_micros(200);
+/// How long it waits for an answer before it looks whether the receiver is still there.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// Share of the time that is not counted, at first.
 const WARM_UP: f64 = 0.1;
 /// Messages of a stream between two looks at the clock.
 const STREAM_BATCH: u64 = 256;
 
 pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
+    end_with_input(&args.common);
     let core = cores::choose(0, args.common.core);
     block_on(async {
         let node = join("speedtest-send", &args.common).await?;
@@ -226,8 +231,13 @@ async fn ping(
         let before = Instant::now();
         data.transmit(number).await?;
         number += 1;
-        if receive(echo, spec.wait, WORD_TIMEOUT).await?.is_none() {
-            return Err(Failure::usage("no answer to a ping"));
+        while receive(echo, spec.wait, PATIENCE).await?.is_none() {
+            if echo.publisher_count() == 0 {
+                return Err(Failure::from(anyhow::anyhow!("the receiver is gone")));
+            }
+            if before.elapsed() > WORD_TIMEOUT {
+                return Err(Failure::from(anyhow::anyhow!("no answer to a ping")));
+            }
         }
         let round_trip = before.elapsed();
         elapsed = (before - started).as_secs_f64();
