@@ -141,8 +141,10 @@ impl<P: Payload> Subscriber<P> {
         &self.shared.endpoint.topic
     }
 
-    /// Takes the next message if there is one. Never blocks, makes no system call, and does not
-    /// allocate (but with [`Validation::Copied`]).
+    /// Takes the next message if there is one. Never sleeps, makes no system call, and does not
+    /// allocate (but with [`Validation::Copied`], and while more samples are held than ever
+    /// before). After four or more messages in a row it takes a microsecond to say that there is
+    /// none: a stream's publisher then is not disturbed at each message.
     ///
     /// # Errors
     /// [`RecvError::TooManyHeld`] if a large message waits and this subscriber holds as many as it
