@@ -365,11 +365,10 @@ impl<P: Payload> Subscriber<P> {
     #[inline(always)]
     fn finish(&mut self, idx: usize, received: Received) -> Result<Sample<P>, RecvError> {
         let counters = &self.shared.counters;
-        if received.lost() > 0
-            && let Some(channel) = self.channels.get(idx)
-        {
-            counters.set(Counter::LostOverwritten, channel.consumer.overwritten());
-            counters.set(Counter::LostDropped, channel.consumer.dropped());
+        if received.lost() > 0 {
+            let consumer = &self.channels[idx].consumer;
+            counters.set(Counter::LostOverwritten, consumer.overwritten());
+            counters.set(Counter::LostDropped, consumer.dropped());
         }
         counters.add(Counter::Bytes, received.len() as u64);
         let sequence = received.sequence();

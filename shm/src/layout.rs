@@ -376,7 +376,7 @@ impl RingHalf {
         let segment = Arc::new(segment);
         let owner: Arc<dyn Send + Sync> = Arc::clone(&segment) as _;
         let half = Self::in_mapping(segment.ptr(), segment.len(), capacity, owner)?;
-        let head = &*half.head;
+        let head = &half.head;
         check_head("ring", &head.magic, RING_MAGIC)?;
         check_head("ring layout", &head.layout, layout_hash())?;
         check_head("ring capacity", &head.capacity, capacity as u64)?;
@@ -407,7 +407,7 @@ impl RingHalf {
     }
 
     fn written(self, capacity: usize) -> Self {
-        let head = &*self.head;
+        let head = &self.head;
         // Relaxed: the half reaches the other side through a socket or a lock, which orders it.
         head.layout
             .store(layout_hash(), crate::sync::Ordering::Relaxed);
@@ -469,7 +469,7 @@ impl BorrowHalf {
         let segment = Arc::new(segment);
         let owner: Arc<dyn Send + Sync> = Arc::clone(&segment) as _;
         let half = Self::in_mapping(segment.ptr(), segment.len(), entries, owner)?;
-        let head = &*half.head;
+        let head = &half.head;
         check_head("borrow table", &head.magic, BORROW_MAGIC)?;
         check_head("borrow table layout", &head.layout, layout_hash())?;
         check_head("borrow table size", &head.entries, entries as u64)?;
@@ -501,7 +501,7 @@ impl BorrowHalf {
     }
 
     fn written(self, entries: usize) -> Self {
-        let head = &*self.head;
+        let head = &self.head;
         // Relaxed: as in `RingHalf::written`.
         head.layout
             .store(layout_hash(), crate::sync::Ordering::Relaxed);

@@ -202,25 +202,21 @@ impl StatusPage {
         let bytes = owner.0.len();
         let head = Place::<PageHead>::first_of(base, bytes, Arc::clone(&owner) as _)?;
         let entries = Memory::in_mapping(base, bytes, size_of::<PageHead>(), ENTRIES, owner)?;
-        let first = &*head;
-        first.magic.store(MAGIC, Ordering::Relaxed);
-        first.bytes.store(PAGE_BYTES as u64, Ordering::Relaxed);
+        head.magic.store(MAGIC, Ordering::Relaxed);
+        head.bytes.store(PAGE_BYTES as u64, Ordering::Relaxed);
         #[allow(clippy::cast_possible_truncation)] // halves of a number
         let halves = [node as u64, (node >> 64) as u64];
-        first
-            .node
+        head.node
             .iter()
             .zip(halves)
             .for_each(|(w, half)| w.store(half, Ordering::Relaxed));
-        first
-            .pid
+        head.pid
             .store(u64::from(std::process::id()), Ordering::Relaxed);
-        first
-            .started_ns
+        head.started_ns
             .store(crate::monotonic_ns(), Ordering::Relaxed);
-        store_text(&first.name, node_name);
+        store_text(&head.name, node_name);
         // Release: who loads READY with Acquire sees all of the above.
-        first.ready.store(READY, Ordering::Release);
+        head.ready.store(READY, Ordering::Release);
         Ok(Self {
             name: name.to_owned(),
             head,
@@ -443,7 +439,7 @@ impl StatusReader {
     /// The node's id and name. Escape the name before printing.
     #[must_use]
     pub fn node(&self) -> (u128, String) {
-        let head = &*self.head;
+        let head = &self.head;
         let [low, high] = [0, 1].map(|idx| u128::from(head.node[idx].load(Ordering::Relaxed)));
         (low | high << 64, load_text(&head.name))
     }

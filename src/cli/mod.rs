@@ -81,7 +81,7 @@ pub fn finish(tool: &str, outcome: Result<(), Failure>) -> ExitCode {
 }
 
 /// An error and its causes, but for those that its text has already.
-fn full_text(error: &anyhow::Error) -> String {
+pub(crate) fn full_text(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if !text.contains(&cause) {

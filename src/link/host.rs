@@ -194,9 +194,18 @@ pub(crate) async fn answer(config: LinkConfig, socket: OwnedFd) {
     match outcome.await {
         Ok(()) => {}
         // Of two that dial each other one hangs up; others were killed, or looked who answers.
-        Err(error @ Error::Io { .. }) => tracing::debug!(%error, "a peer hung up"),
+        Err(error) if is_hang_up(&error) => tracing::debug!(%error, "a peer hung up"),
         Err(error) => tracing::warn!(%error, "a peer's link came to nothing"),
     }
+}
+
+fn is_hang_up(error: &Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    let kind = match error {
+        Error::Io { source, .. } => source.kind(),
+        _ => return false,
+    };
+    matches!(kind, BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 /// A link from the first word on. Fails only before it is up; later its end is an event.

@@ -298,32 +298,28 @@ impl Outbox {
     #[cold]
     #[inline(never)]
     fn wait_for_room(&mut self, head: Head, payload: Payload<'_>, reach: Reach) -> Reach {
+        let started = Instant::now();
         let mut waiting = Waiting {
             head,
-            started: Instant::now(),
+            started,
             reach,
         };
-        self.sleep_for_room(&mut waiting, payload);
-        waiting.reach
-    }
-
-    fn sleep_for_room(&mut self, waiting: &mut Waiting, payload: Payload<'_>) {
         // A subscriber that is reading makes room within a few messages: look again a while, more
         // and more seldom so as not to take its cursor's line away from it, before sleeping.
         for round in 0..SPIN_ROUNDS {
             for _ in 0..SPINS_PER_ROUND.min(1 << (round / 4).min(16)) {
                 std::hint::spin_loop();
             }
-            self.retry(waiting, payload, waiting.started);
+            self.retry(&mut waiting, payload, started);
             if !self.is_blocked() {
-                return;
+                return waiting.reach;
             }
         }
         while self.is_blocked() {
             self.parker.begin_park();
-            self.retry(waiting, payload, Instant::now());
+            self.retry(&mut waiting, payload, Instant::now());
             if self.is_blocked() {
-                let latest = self.latest_deadline(waiting.started);
+                let latest = self.latest_deadline(started);
                 let left = latest.saturating_duration_since(Instant::now());
                 if let Err(error) = self.parker.wait(Some(left.min(PARK_MAX))) {
                     tracing::warn!(%error, "cannot sleep while waiting for room");
@@ -333,6 +329,7 @@ impl Outbox {
             self.parker.end_park();
             self.take_news();
         }
+        waiting.reach
     }
 
     fn poll_room(

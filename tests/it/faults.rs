@@ -72,18 +72,29 @@ fn restricted(script: &str) -> Option<Puppet> {
     Some(Puppet::spawn(&mut command))
 }
 
+/// A child with a node and a /dev/shm of `size`, where that may be had.
+fn cramped(mesh: &Mesh, size: &str) -> Option<Puppet> {
+    let mount = format!("mount -t tmpfs -o size={size} tmpfs /dev/shm");
+    let mut cramped = restricted(&mount)?;
+    let dir = mesh.dir.path().display();
+    let join = format!("node cramped {} {dir}", mesh.address);
+    assert_eq!(cramped.ask(&join), "ok");
+    Some(cramped)
+}
+
+/// Lets a child receive `count` messages, after which it must have had `total`, all whole.
+fn must_receive(child: &mut Puppet, count: u64, total: u64) {
+    let answer = child.ask(&format!("recv {count}"));
+    let expected = format!("received {total} lost 0 damaged 0");
+    assert!(answer.starts_with(&expected), "{answer}");
+}
+
 #[test]
 fn a_node_runs_without_its_status_page_when_dev_shm_is_full() {
     let mesh = Mesh::start();
-    let full = "mount -t tmpfs -o size=16k tmpfs /dev/shm";
-    let Some(mut cramped) = restricted(full) else {
+    let Some(mut cramped) = cramped(&mesh, "16k") else {
         return;
     };
-    let dir = mesh.dir.path().display();
-    assert_eq!(
-        cramped.ask(&format!("node cramped {} {dir}", mesh.address)),
-        "ok"
-    );
     assert_eq!(cramped.ask("sub t keep 64 4"), "ok");
     let node = mesh.node("camera");
     let mut publisher = node.publisher::<Raw>("t").build().unwrap();
@@ -91,23 +102,15 @@ fn a_node_runs_without_its_status_page_when_dev_shm_is_full() {
     for number in 0..10 {
         publisher.publish_bytes(&payload(number, 100_000)).unwrap();
     }
-    let answer = cramped.ask("recv 10");
-    assert!(
-        answer.starts_with("received 10 lost 0 damaged 0"),
-        "{answer}"
-    );
+    must_receive(&mut cramped, 10, 10);
 }
 
 #[test]
 fn traffic_goes_on_while_dev_shm_fills_up() {
     let mesh = Mesh::start();
-    let small = "mount -t tmpfs -o size=4m tmpfs /dev/shm";
-    let Some(mut cramped) = restricted(small) else {
+    let Some(mut cramped) = cramped(&mesh, "4m") else {
         return;
     };
-    let dir = mesh.dir.path().display();
-    let join = format!("node cramped {} {dir}", mesh.address);
-    assert_eq!(cramped.ask(&join), "ok");
     assert_eq!(cramped.ask("sub there 30000 64 4"), "ok");
     assert_eq!(cramped.ask("pub back 100000000"), "ok");
     let node = mesh.node("camera");
@@ -119,9 +122,7 @@ fn traffic_goes_on_while_dev_shm_fills_up() {
         for number in 10 * round..10 * (round + 1) {
             publisher.publish_bytes(&payload(number, 100_000)).unwrap();
         }
-        let answer = cramped.ask("recv 10");
-        let received = format!("received {} lost 0 damaged 0", 10 * (round + 1));
-        assert!(answer.starts_with(&received), "{answer}");
+        must_receive(&mut cramped, 10, 10 * (round + 1));
         // Memory that was not there before is needed in either direction.
         let size = 200_000 << round;
         assert!(
@@ -170,11 +171,7 @@ fn memory_at_the_processs_limit_is_an_error_and_others_go_on() {
     for number in 0..10 {
         publisher.publish_bytes(&payload(number, 64)).unwrap();
     }
-    let answer = poor.ask("recv 10");
-    assert!(
-        answer.starts_with("received 10 lost 0 damaged 0"),
-        "{answer}"
-    );
+    must_receive(&mut poor, 10, 10);
 }
 
 #[test]
@@ -198,11 +195,7 @@ fn descriptors_running_out_is_an_error_and_others_go_on() {
     for number in 0..10 {
         publisher.publish_bytes(&payload(number, 8)).unwrap();
     }
-    let answer = poor.ask("recv 10");
-    assert!(
-        answer.starts_with("received 10 lost 0 damaged 0"),
-        "{answer}"
-    );
+    must_receive(&mut poor, 10, 10);
     assert_eq!(
         poor.ask("many 3"),
         "made 3",

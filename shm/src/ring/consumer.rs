@@ -90,9 +90,6 @@ impl Consumer {
     /// Touches what the first messages will touch.
     pub fn warm(&mut self) {
         self.inline.warm();
-        for pool in self.segments.iter_mut().flatten() {
-            pool.warm();
-        }
         for idx in 0..self.ring.capacity().min(CELLS) {
             // Relaxed: what is there does not matter yet.
             self.ring.slots.at(idx).stamp.load(Ordering::Relaxed);
@@ -219,8 +216,7 @@ impl Consumer {
                 _ => return Err(Corrupt("unknown kind of payload")),
             };
             let segment = match taken {
-                Taken::Inline => None,
-                Taken::Chunk(number) => Some(number),
+                Taken::From(segment) => segment,
                 Taken::Overwritten => continue,
                 Taken::NotNow => return Ok(None),
             };
@@ -235,9 +231,7 @@ impl Consumer {
                 None => &mut self.inline,
                 Some(number) => {
                     self.chunks_out += 1;
-                    let pool = self.segments.get_mut(number as usize);
-                    pool.and_then(Option::as_mut)
-                        .expect("invariant: it has lent the chunk")
+                    self.segment_mut(number)
                 }
             };
             return Ok(Some(pool.issue(head, lost)));
@@ -298,7 +292,7 @@ impl Consumer {
             }
         }
         if self.still(slot) {
-            Taken::Inline
+            Taken::From(None)
         } else {
             Taken::Overwritten
         }
@@ -329,20 +323,27 @@ impl Consumer {
         if self.is_at_held_max() {
             return Ok(Taken::NotNow);
         }
+        let position = self.next;
         let is_claimed = self.claim(entry);
-        if let Some(Some(pool)) = self.segments.get_mut(number as usize) {
-            if !is_claimed {
-                pool.give_back(entry, self.next);
-                return Ok(Taken::Overwritten);
-            }
-            pool.blank().lend(start, len, entry, self.next);
+        let pool = self.segment_mut(number);
+        if !is_claimed {
+            pool.give_back(entry, position);
+            return Ok(Taken::Overwritten);
         }
-        Ok(Taken::Chunk(number))
+        pool.blank().lend(start, len, entry, position);
+        Ok(Taken::From(Some(number)))
+    }
+
+    #[inline(always)]
+    fn segment_mut(&mut self, number: u32) -> &mut Pool {
+        let segment = self.segments.get_mut(number as usize);
+        segment
+            .and_then(Option::as_mut)
+            .expect("invariant: the segment is known")
     }
 
     /// Claims the chunk of the next message; false if the producer took it back first.
     fn claim(&self, entry: u32) -> bool {
-        let slot = self.ring.slots.at(self.slot);
         if self.config.mode == Mode::Keep {
             // The cursor hands it over.
             return true;
@@ -354,6 +355,7 @@ impl Consumer {
         // SeqCst fence: store of the claim, then load of the stamp; pairs with the fence in
         // `Producer::evict`. It also orders the claim before the later reads of the chunk.
         fence(Ordering::SeqCst);
+        let slot = self.ring.slots.at(self.slot);
         slot.stamp.load(Ordering::Relaxed) == committed(self.next)
     }
 
@@ -401,9 +403,8 @@ impl Consumer {
 
 /// What became of the next message.
 enum Taken {
-    Inline,
-    /// And the number of its segment.
-    Chunk(u32),
+    /// It is in a blank cell, of the pool of that segment or of the inline pool.
+    From(Option<u32>),
     Overwritten,
     NotNow,
 }

@@ -11,7 +11,7 @@ use super::peer::{
 };
 use super::spec::{Control, Outcome, Pattern, Payload, Report, Spec, verify_byte};
 use super::{cores, report};
-use crate::cli::Failure;
+use crate::cli::{Failure, full_text};
 use crate::{Node, Overflow, Publisher, Raw, Sample, Subscriber};
 
 /// How long it waits before it looks whether the sender is through.
@@ -41,7 +41,7 @@ pub(super) fn run(args: &RecvArgs) -> Result<(), Failure> {
                     words: &mut words,
                 };
                 if let Err(failure) = run.serve(&spec, core).await {
-                    eprintln!("run failed: {:#}", failure.error);
+                    eprintln!("run failed: {}", full_text(&failure.error));
                 }
             }
         }
