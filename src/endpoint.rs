@@ -210,15 +210,19 @@ pub(crate) struct PublisherShared {
 }
 
 impl PublisherShared {
-    /// Adds a channel. False if the publisher is closed.
-    pub(crate) fn add(&self, channel: TxChannel, outlet: Outlet) -> bool {
+    /// Adds a channel. `introduce` tells the subscriber's side of it and of the segments there
+    /// are, so that no message lies in one that it does not know. False if the publisher is closed.
+    pub(crate) fn add(
+        &self,
+        channel: TxChannel,
+        outlet: Outlet,
+        introduce: impl FnOnce(&[(u32, Arc<Segment>)]),
+    ) -> bool {
         let mut outlets = lock(&self.outlets);
         if outlets.is_closed {
             return false;
         }
-        for (number, segment) in &outlets.segments {
-            outlet.segment(*number, segment);
-        }
+        introduce(&outlets.segments);
         outlets.channels.push((channel.key, outlet));
         let count = outlets.channels.len();
         self.inbox.push(PublisherEvent::Add(Box::new(channel)));
@@ -303,15 +307,17 @@ pub(crate) struct SubscriberShared {
 impl SubscriberShared {
     /// Leaves news and wakes the subscriber, whether it is parked or not: news are rare.
     pub(crate) fn tell(&self, event: SubscriberEvent) {
-        match &event {
-            SubscriberEvent::Add(_) => self.publishers.send_modify(|count| *count += 1),
-            SubscriberEvent::Closed { .. } => {
-                self.publishers
-                    .send_modify(|count| *count = count.saturating_sub(1));
-            }
-            SubscriberEvent::Segment { .. } | SubscriberEvent::SegmentGone { .. } => {}
-        }
+        let step = match &event {
+            SubscriberEvent::Add(_) => 1,
+            SubscriberEvent::Closed { .. } => -1,
+            SubscriberEvent::Segment { .. } | SubscriberEvent::SegmentGone { .. } => 0,
+        };
         self.inbox.push(event);
         self.bell.signal();
+        // Last: who waits for a publisher may take this core from us at once, and must find it.
+        self.publishers.send_if_modified(|count| {
+            *count = count.saturating_add_signed(step);
+            step != 0
+        });
     }
 }

@@ -142,7 +142,7 @@ impl<P: Payload> Publisher<P> {
         let mut listeners = self.outbox.shared.listeners.subscribe();
         let found = listeners.wait_for(|count| *count > 0);
         self.node.or_closed(found).await?;
-        self.outbox.has_listeners();
+        self.outbox.warm();
         Ok(())
     }
 

@@ -409,6 +409,23 @@ impl<S: Store> Arena<S> {
         Ok((number, block))
     }
 
+    /// Touches what the next messages in each segment will touch.
+    pub fn warm(&mut self) {
+        self.take_returns();
+        for number in 0..self.segments.len() {
+            let Some(segment) = &self.segments[number] else {
+                continue;
+            };
+            let bytes = segment.chunk_bytes;
+            let chunks = [self.take(bytes), self.take(bytes)];
+            for chunk in chunks.into_iter().rev().flatten() {
+                let id = self.publish(chunk);
+                self.release(id);
+                self.claim_next(id);
+            }
+        }
+    }
+
     /// Adds a reference to a published chunk.
     #[inline]
     pub fn retain(&mut self, id: ChunkId) {

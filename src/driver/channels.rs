@@ -7,13 +7,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use shmesh_shm::ring::ARENA_SEGMENTS_MAX;
 use shmesh_shm::segment::{SEGMENT_BYTES_MAX, bytes_with_rounding};
 use shmesh_shm::{
-    BorrowHalf, Consumer, Event, Fencing, Mode, Origin, PeerBellPage, PeerSegment, Producer,
+    Block, BorrowHalf, Consumer, Event, Fencing, Mode, Origin, PeerBellPage, PeerSegment, Producer,
     RingHalf, Ringer, Segment,
 };
 
-use self::grant::{GONE, Outgoing};
+use self::grant::Outgoing;
 use crate::endpoint::{
     ChannelKey, Outlet, PublisherShared, RxChannel, SubscriberEvent, SubscriberShared, TxChannel,
     lock,
@@ -36,10 +37,11 @@ struct Incoming {
 
 #[derive(Debug)]
 enum Way {
-    /// Asked for; our half waits for theirs.
+    /// Asked for; our half, and the arena segments there are, wait for their half.
     Asked {
         link: LinkHandle,
         borrows: BorrowHalf,
+        segments: Vec<(u32, Arc<PeerSegment>)>,
     },
     Linked {
         link: LinkHandle,
@@ -191,12 +193,8 @@ impl<'a> Channels<'a> {
         let (ring, borrows) = subscriber.ring.halves_on_heap();
         let producer = Producer::new(ring.clone(), borrows.clone(), subscriber.ring)?;
         let (origin, space) = (Arc::clone(&publisher.origin), space.map(Arc::new));
-        let consumer = Consumer::new(ring, borrows, subscriber.ring, Arc::clone(&origin), space)?;
-        subscriber.tell(SubscriberEvent::Add(Box::new(RxChannel {
-            channel,
-            consumer,
-            is_closed: false,
-        })));
+        let mut consumer =
+            Consumer::new(ring, borrows, subscriber.ring, Arc::clone(&origin), space)?;
         let key = ChannelKey {
             subscriber_node: self.shared.info.id,
             channel,
@@ -213,8 +211,17 @@ impl<'a> Channels<'a> {
             subscriber: Arc::clone(subscriber),
             channel,
         };
-        if !publisher.add(tx, outlet) {
-            subscriber.tell(SubscriberEvent::Closed { channel });
+        let introduce = |segments: &[(u32, Arc<Segment>)]| {
+            for (number, segment) in segments {
+                add_segment(&mut consumer, *number, Arc::clone(segment) as _);
+            }
+            subscriber.tell(SubscriberEvent::Add(Box::new(RxChannel {
+                channel,
+                consumer,
+                is_closed: false,
+            })));
+        };
+        if !publisher.add(tx, outlet, introduce) {
             return Ok(false);
         }
         let (subscriber, way) = (Arc::clone(subscriber), Way::Local { publisher });
@@ -265,7 +272,11 @@ impl<'a> Channels<'a> {
             node_name: node.name.clone(),
         };
         let (subscriber, origin) = (Arc::clone(subscriber), Arc::new(origin));
-        let way = Way::Asked { link, borrows };
+        let way = Way::Asked {
+            link,
+            borrows,
+            segments: Vec::new(),
+        };
         self.incoming.insert(
             channel,
             Incoming {
@@ -355,10 +366,14 @@ impl<'a> Channels<'a> {
         let Some(incoming) = self.incoming_over(link, channel) else {
             return Ok(());
         };
-        let Way::Asked { borrows, .. } = &incoming.way else {
+        let linked = Way::Linked { link: link.clone() };
+        let asked = std::mem::replace(&mut incoming.way, linked);
+        let Way::Asked {
+            borrows, segments, ..
+        } = asked
+        else {
             return Err(Error::Protocol("channel given twice"));
         };
-        let borrows = borrows.clone();
         let (subscriber, origin) = (
             Arc::clone(&incoming.subscriber),
             Arc::clone(&incoming.origin),
@@ -376,16 +391,16 @@ impl<'a> Channels<'a> {
         let capacity = subscriber.ring.capacity();
         let bytes = bytes_with_rounding(RingHalf::bytes(capacity));
         let ring = RingHalf::open(PeerSegment::map(half, bytes)?, capacity)?;
-        let consumer = Consumer::new(ring, borrows, subscriber.ring, origin, space)?;
+        let mut consumer = Consumer::new(ring, borrows, subscriber.ring, origin, space)?;
+        for (number, segment) in segments {
+            add_segment(&mut consumer, number, segment);
+        }
         let rx = RxChannel {
             channel,
             consumer,
             is_closed: false,
         };
         subscriber.tell(SubscriberEvent::Add(Box::new(rx)));
-        if let Some(incoming) = self.incoming.get_mut(&channel) {
-            incoming.way = Way::Linked { link: link.clone() };
-        }
         Ok(())
     }
 
@@ -398,11 +413,7 @@ impl<'a> Channels<'a> {
                 &incoming.origin.node_name,
             );
             let reason = escaped(reason);
-            if reason.ends_with(GONE) {
-                tracing::debug!(topic, node, reason, "channel refused by the peer");
-            } else {
-                tracing::warn!(topic, node, reason, "channel refused by the peer");
-            }
+            tracing::warn!(topic, node, reason, "channel refused by the peer");
             incoming.way = Way::Refused { link: link.clone() };
         }
     }
@@ -423,16 +434,22 @@ impl<'a> Channels<'a> {
             .filter(|bytes| *bytes <= SEGMENT_BYTES_MAX);
         let bytes = bytes.ok_or(Error::Protocol("segment too large"))?;
         let block = Arc::new(PeerSegment::map(fd, bytes..=bytes)?);
-        incoming.subscriber.tell(SubscriberEvent::Segment {
-            channel,
-            number,
-            block,
-        });
+        match &mut incoming.way {
+            Way::Asked { segments, .. } if segments.len() < ARENA_SEGMENTS_MAX as usize => {
+                segments.push((number, block));
+            }
+            Way::Asked { .. } => return Err(Error::Protocol("more segments than there can be")),
+            _ => incoming.subscriber.tell(SubscriberEvent::Segment {
+                channel,
+                number,
+                block,
+            }),
+        }
         Ok(())
     }
 
-    fn incoming_over(&self, link: &LinkHandle, channel: u64) -> Option<&Incoming> {
-        let incoming = self.incoming.get(&channel)?;
+    fn incoming_over(&mut self, link: &LinkHandle, channel: u64) -> Option<&mut Incoming> {
+        let incoming = self.incoming.get_mut(&channel)?;
         incoming
             .way
             .link()
@@ -545,5 +562,11 @@ impl Incoming {
             }
             Way::Refused { .. } => {}
         }
+    }
+}
+
+fn add_segment(consumer: &mut Consumer, number: u32, block: Arc<dyn Block>) {
+    if let Err(error) = consumer.add_segment(number, block) {
+        tracing::warn!(%error, "segment refused");
     }
 }

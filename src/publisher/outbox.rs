@@ -107,6 +107,19 @@ impl Outbox {
         !self.channels.is_empty()
     }
 
+    /// Touches what the first message will touch, so that it is in this core's cache by then.
+    pub(crate) fn warm(&mut self) {
+        self.take_news();
+        self.arena.warm();
+        for channel in &mut self.channels {
+            channel.producer.warm();
+            channel.bell.ring_if_parked();
+        }
+        for counter in [Counter::Messages, Counter::Bytes] {
+            self.counters.add(counter, 0);
+        }
+    }
+
     /// Sends to everybody, waiting on this thread where a subscription asked for it.
     #[inline]
     pub(crate) fn send(&mut self, draft: Draft) -> Sent {

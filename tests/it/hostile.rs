@@ -243,8 +243,11 @@ fn wishes_out_of_bounds_are_refused_or_end_the_link() {
     let setting = Setting::new();
     let event = Event::new().unwrap();
     let half = half();
-    let refused: [fn(&mut Attach); 4] = [
-        |attach| attach.publisher = 99,
+    let peer = with_bells(&setting);
+    let lost = attach(|attach| attach.publisher = 99);
+    peer.say(&lost, &[half.fd(), event.fd()]);
+    assert!(matches!(peer.hear(), Some(LinkFrame::Closed { .. })));
+    let refused: [fn(&mut Attach); 3] = [
         |attach| attach.topic = "other".into(),
         |attach| attach.ty.hash = 1,
         |attach| attach.bell = 77,

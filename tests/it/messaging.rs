@@ -75,6 +75,25 @@ fn every_validation_gives_the_same_value() {
 }
 
 #[test]
+fn a_connected_subscriber_lacks_nothing_of_what_its_publisher_had() {
+    let mesh = Mesh::start();
+    let here = mesh.node("here");
+    let mut far = mesh.child("far");
+    assert_eq!(far.ask("pub frames 100000000"), "ok");
+    // Its memory takes a while to map: longer than a message takes to come.
+    assert_eq!(far.ask("loan 8000000"), "loaned 8000000");
+    for _ in 0..20 {
+        let mut frames = here.subscriber::<Raw>("frames").build().unwrap();
+        frames.wait_for_publisher_blocking(PATIENCE).unwrap();
+        assert_eq!(far.ask("blank 8000000"), "sent to 1");
+        let sample = frames.try_recv().unwrap();
+        assert_eq!(sample.expect("there at once").len(), 8_000_000);
+        drop(frames);
+        assert_eq!(far.ask("alone"), "ok");
+    }
+}
+
+#[test]
 fn another_type_is_refused_with_both_names() {
     let mesh = Mesh::start();
     let (one, other) = (mesh.node("one"), mesh.node("other"));

@@ -68,21 +68,6 @@ impl Role {
                 self.subscriber = Some(subscriber.max_held(held.parse()?).build()?);
                 ok()
             }
-            ["heard"] => {
-                self.publisher()?.wait_for_listener_blocking(PATIENCE)?;
-                ok()
-            }
-            ["send", count, size] => self.send(count.parse()?, size.parse()?),
-            ["loan", size] => {
-                let loan = self.publisher()?.loan(size.parse()?)?;
-                Ok(format!("loaned {}", loan.len()))
-            }
-            ["flood", size] => {
-                println!("> flooding");
-                loop {
-                    self.send(64, size.parse()?)?;
-                }
-            }
             ["recv", count] => self.receive(count.parse()?, false),
             ["hold", count] => self.receive(count.parse()?, true),
             ["release"] => {
@@ -105,6 +90,39 @@ impl Role {
                 };
                 rustix::process::setrlimit(rustix::process::Resource::As, limit)?;
                 ok()
+            }
+            _ => self.act_as_publisher(words),
+        }
+    }
+
+    fn act_as_publisher(&mut self, words: &[&str]) -> Answer {
+        let ok = || Ok("ok".to_owned());
+        match words {
+            ["heard"] => {
+                self.publisher()?.wait_for_listener_blocking(PATIENCE)?;
+                ok()
+            }
+            ["blank", size] => {
+                let publisher = self.publisher()?;
+                let loan = publisher.loan(size.parse()?)?;
+                Ok(format!("sent to {}", publisher.send(loan)?.listeners))
+            }
+            ["alone"] => {
+                while self.publisher()?.listener_count() > 0 {
+                    std::thread::yield_now();
+                }
+                ok()
+            }
+            ["send", count, size] => self.send(count.parse()?, size.parse()?),
+            ["loan", size] => {
+                let loan = self.publisher()?.loan(size.parse()?)?;
+                Ok(format!("loaned {}", loan.len()))
+            }
+            ["flood", size] => {
+                println!("> flooding");
+                loop {
+                    self.send(64, size.parse()?)?;
+                }
             }
             _ => Err(format!("unknown order {words:?}").into()),
         }

@@ -25,11 +25,15 @@ Examples:
 
 `ping` is half a round trip with loaned, unwritten messages; `stream` sends messages one by one,
 written up to 1 KiB, nothing lost; `1.` and `100.` are the first and the hundredth ping on a new
-channel. Both ends spin, each pinned to a core of its own.")]
+channel between programs that exchange messages on another one; `idle` is the first ping on a
+channel that was left alone for 30 ms. Both ends spin, each pinned to a core of its own.")]
 struct Args {
     /// Systems to run
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<System>,
+    /// Tasks to run; all if none is named
+    #[arg(long, value_delimiter = ',')]
+    tasks: Vec<String>,
     /// Rounds; medians are over these
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -45,7 +49,7 @@ struct Args {
 }
 
 /// What is measured: name, message bytes.
-const TASKS: [(Task, usize); 12] = [
+const TASKS: [(Task, usize); 14] = [
     (Task::Ping, 64),
     (Task::Ping, 4096),
     (Task::Ping, 65_536),
@@ -56,8 +60,10 @@ const TASKS: [(Task, usize); 12] = [
     (Task::Stream, 1 << 20),
     (Task::Nth(1), 64),
     (Task::Nth(100), 64),
+    (Task::Idle, 64),
     (Task::Nth(1), 1 << 20),
     (Task::Nth(100), 1 << 20),
+    (Task::Idle, 1 << 20),
 ];
 
 fn main() -> Result<()> {
@@ -74,7 +80,8 @@ fn main() -> Result<()> {
     for round in 0..args.rounds {
         for (task_idx, (task, size)) in TASKS.iter().enumerate() {
             for (system_idx, system) in systems.iter().enumerate() {
-                if !system.can(*task, *size) {
+                let is_wanted = args.tasks.is_empty() || args.tasks.contains(&task.name());
+                if !is_wanted || !system.can(*task, *size) {
                     continue;
                 }
                 eprint!("\rround {}: {task:?} {size} {system:?}        ", round + 1);

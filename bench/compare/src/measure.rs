@@ -18,8 +18,11 @@ pub enum Task {
     Ping,
     /// Messages a second.
     Stream,
-    /// Half of one round trip on a new channel: the first, or a later one.
+    /// Half of one round trip on a new channel, the first or a later one, in two programs that
+    /// exchange messages on another channel up to then.
     Nth(u32),
+    /// Half of the first round trip on a channel that was left alone for a while.
+    Idle,
 }
 
 impl Task {
@@ -29,6 +32,7 @@ impl Task {
             Self::Ping => "ping".into(),
             Self::Stream => "stream".into(),
             Self::Nth(n) => format!("{n}."),
+            Self::Idle => "idle".into(),
         }
     }
 
@@ -36,6 +40,7 @@ impl Task {
         match name {
             "ping" => Some(Self::Ping),
             "stream" => Some(Self::Stream),
+            "idle" => Some(Self::Idle),
             _ => name.strip_suffix('.')?.parse().ok().map(Self::Nth),
         }
     }
@@ -61,15 +66,6 @@ pub struct Setting {
     pub id: String,
     /// Which of its channels.
     pub channel: usize,
-}
-
-/// Channels a measurement makes one after the other; its figure is the median over them.
-fn channels(task: Task) -> usize {
-    match task {
-        Task::Ping | Task::Stream => 1,
-        // The first ones warm up the two programs.
-        Task::Nth(_) => 21,
-    }
 }
 
 /// The process at the other end; ends with this.
@@ -137,19 +133,8 @@ pub fn run(system: System, task: Task, size: usize, seconds: f64) -> Result<Figu
     // A thread of its own for each: pinning and what a system keeps per thread go with it.
     let measured = std::thread::spawn(move || -> Result<Figure> {
         let mut other = OtherEnd::start(&setting)?;
-        let mut measuring = Measuring { task, time };
-        let mut figures = Vec::new();
-        for channel in 0..channels(task) {
-            let setting = Setting {
-                channel,
-                ..setting.clone()
-            };
-            let side = Side::Here(&mut other);
-            figures.push(systems::with_ends(&setting, side, &mut measuring)?);
-            other.tell("received")?;
-        }
-        figures.sort_by(|a, b| a.p50_ns.total_cmp(&b.p50_ns));
-        Ok(figures[figures.len() / 2])
+        let side = Side::Here(&mut other);
+        systems::with_ends(&setting, side, &mut Measuring { task, time })
     });
     measured
         .join()
@@ -164,8 +149,12 @@ fn unique() -> u64 {
 
 /// What is done with the two ends of a system once they are connected.
 pub trait Visit {
-    /// Does it.
-    fn visit<E: Ends>(&mut self, ends: &mut E) -> Result<Figure>;
+    /// Does it. `connect` makes the ends of another channel, given its number.
+    fn visit<E: Ends>(
+        &mut self,
+        ends: E,
+        connect: impl FnMut(usize) -> Result<E>,
+    ) -> Result<Figure>;
 }
 
 struct Measuring {
@@ -174,13 +163,39 @@ struct Measuring {
 }
 
 impl Visit for Measuring {
-    fn visit<E: Ends>(&mut self, ends: &mut E) -> Result<Figure> {
+    fn visit<E: Ends>(
+        &mut self,
+        mut ends: E,
+        mut connect: impl FnMut(usize) -> Result<E>,
+    ) -> Result<Figure> {
         pin(0)?;
-        match self.task {
-            Task::Ping => ping(ends, self.time),
-            Task::Stream => stream(ends, self.time),
-            Task::Nth(n) => nth(ends, n),
+        if let Task::Ping = self.task {
+            return ping(&mut ends, self.time);
         }
+        if let Task::Stream = self.task {
+            return stream(&mut ends, self.time);
+        }
+        let mut halves = Vec::new();
+        // None is closed before the end: freeing its memory would disturb the next.
+        let mut channels = Vec::new();
+        for channel in 1..=NEW_CHANNELS {
+            let mut new = Box::new(connect(channel)?);
+            // Answers mean that the other end is connected, too.
+            for number in 0..IN_USE {
+                round_trip(&mut ends, number)?;
+            }
+            halves.push(nth(&mut *new, self.task)?.as_nanos() as f64 / 2.0);
+            channels.push(new);
+        }
+        halves.sort_by(f64::total_cmp);
+        let at = |hundredth: usize| halves[hundredth * (halves.len() - 1) / 100];
+        Ok(Figure {
+            p50_ns: at(50),
+            p99_ns: at(99),
+            p999_ns: at(100),
+            max_ns: at(100),
+            messages_per_s: 0.0,
+        })
     }
 }
 
@@ -219,26 +234,36 @@ fn round_trip<E: Ends>(ends: &mut E, number: u64) -> Result<Duration> {
     Ok(before.elapsed())
 }
 
-fn nth<E: Ends>(ends: &mut E, n: u32) -> Result<Figure> {
-    // The other end connects meanwhile, and looks for messages by then; so does this one.
+/// New channels of a measurement of theirs; its figure is the median over them.
+const NEW_CHANNELS: usize = 20;
+/// Round trips on the old channel before the first on a new one.
+const IN_USE: u64 = 8;
+/// How long a channel is left alone.
+const IDLE: Duration = Duration::from_millis(30);
+
+fn nth<E: Ends>(ends: &mut E, task: Task) -> Result<Duration> {
+    leave_alone(ends, task)?;
+    let mut last = Duration::ZERO;
+    for number in 0..messages(task) {
+        last = round_trip(ends, number)?;
+    }
+    Ok(last)
+}
+
+/// Messages on each new channel.
+fn messages(task: Task) -> u64 {
+    if let Task::Nth(n) = task { n.into() } else { 1 }
+}
+
+/// Looks for messages, of which there are none yet, for as long as the task says.
+fn leave_alone<E: Ends>(ends: &mut E, task: Task) -> Result<()> {
     let started = Instant::now();
-    while started.elapsed() < Duration::from_millis(30) {
+    while task == Task::Idle && started.elapsed() < IDLE {
         if ends.try_receive()? {
-            bail!("an answer before the question");
+            bail!("a message before the first");
         }
     }
-    let mut last = Duration::ZERO;
-    for number in 0..n {
-        last = round_trip(ends, number.into())?;
-    }
-    let half_ns = last.as_nanos() as f64 / 2.0;
-    Ok(Figure {
-        p50_ns: half_ns,
-        p99_ns: half_ns,
-        p999_ns: half_ns,
-        max_ns: half_ns,
-        messages_per_s: 0.0,
-    })
+    Ok(())
 }
 
 fn stream<E: Ends>(ends: &mut E, time: Duration) -> Result<Figure> {
@@ -268,27 +293,41 @@ fn figure(halves: &Histogram<u64>, messages_per_s: f64) -> Figure {
 struct Answering(Task);
 
 impl Visit for Answering {
-    fn visit<E: Ends>(&mut self, ends: &mut E) -> Result<Figure> {
+    fn visit<E: Ends>(
+        &mut self,
+        mut ends: E,
+        mut connect: impl FnMut(usize) -> Result<E>,
+    ) -> Result<Figure> {
         pin(1)?;
-        let last = match self.0 {
-            Task::Nth(n) => n.into(),
-            Task::Ping | Task::Stream => u64::MAX,
-        };
-        let mut number = 0;
-        while number < last {
-            if ends.try_receive()? {
-                if self.0 != Task::Stream {
-                    ends.send(number)?;
-                }
-                number += 1;
-            } else {
-                std::hint::spin_loop();
-            }
+        if let Task::Ping | Task::Stream = self.0 {
+            answer(&mut ends, u64::MAX, self.0 == Task::Ping)?;
+        }
+        let mut channels = Vec::new();
+        for channel in 1..=NEW_CHANNELS {
+            let mut new = Box::new(connect(channel)?);
+            answer(&mut ends, IN_USE, true)?;
+            answer(&mut *new, messages(self.0), true)?;
+            channels.push(new);
         }
         // The last answer must reach the other side before this end is closed.
         std::io::stdin().read_line(&mut String::new())?;
         Ok(figure(&Histogram::new(3)?, 0.0))
     }
+}
+
+fn answer<E: Ends>(ends: &mut E, count: u64, is_answered: bool) -> Result<()> {
+    let mut number = 0;
+    while number < count {
+        if !ends.try_receive()? {
+            std::hint::spin_loop();
+            continue;
+        }
+        if is_answered {
+            ends.send(number)?;
+        }
+        number += 1;
+    }
+    Ok(())
 }
 
 /// The other end: answers until it is killed.
@@ -299,15 +338,13 @@ pub fn serve(words: &str) -> Result<()> {
     };
     let system = System::of_name(system).context("system")?;
     let task = Task::of_name(task).context("task")?;
-    for channel in 0..channels(task) {
-        let setting = Setting {
-            system,
-            task,
-            size: size.parse()?,
-            id: id.to_owned(),
-            channel,
-        };
-        systems::with_ends(&setting, Side::There, &mut Answering(task))?;
-    }
+    let setting = Setting {
+        system,
+        task,
+        size: size.parse()?,
+        id: id.to_owned(),
+        channel: 0,
+    };
+    systems::with_ends(&setting, Side::There, &mut Answering(task))?;
     Ok(())
 }

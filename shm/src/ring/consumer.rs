@@ -90,8 +90,24 @@ impl Consumer {
     /// Touches what the first messages will touch.
     pub fn warm(&mut self) {
         self.inline.warm();
+        for pool in self.segments.iter_mut().flatten() {
+            pool.warm();
+        }
+        // Relaxed, here and below: what is there does not matter yet. An exchange, because it
+        // brings the line for writing and changes nothing.
+        self.borrows.head.cursor.0.fetch_or(0, Ordering::Relaxed);
+        for entry in 0..self.borrows.entry_count().min(CELLS) {
+            self.borrows
+                .entries
+                .at(entry)
+                .fetch_or(0, Ordering::Relaxed);
+        }
+        self.ring.head.first.load(Ordering::Relaxed);
+        self.ring.head.dropped.0.load(Ordering::Relaxed);
+        if let Some(space) = &self.space {
+            space.ring_if_parked();
+        }
         for idx in 0..self.ring.capacity().min(CELLS) {
-            // Relaxed: what is there does not matter yet.
             self.ring.slots.at(idx).stamp.load(Ordering::Relaxed);
         }
     }

@@ -1,5 +1,6 @@
 //! The writing end of a ring.
 
+use core::hint::black_box;
 use std::collections::VecDeque;
 
 use super::{ChunkRef, Corrupt, Head, KIND_CHUNK, KIND_INLINE, Mode, RingConfig};
@@ -477,6 +478,31 @@ impl Producer {
         }
         if self.slot.is_multiple_of(CLAIM_AHEAD) {
             self.claim_ahead();
+        }
+    }
+
+    /// Touches what the first messages will touch; nothing after the first. Who made the ring did
+    /// so on another core, perhaps: what is touched again and written is in this core's cache.
+    pub fn warm(&mut self) {
+        if self.next != self.config.start {
+            return;
+        }
+        self.claim_ahead();
+        // Relaxed: what is there does not matter yet.
+        self.borrows.head.cursor.0.load(Ordering::Relaxed);
+        for entry in 0..self.borrows.entry_count().min(CLAIM_AHEAD) {
+            self.borrows.entries.at(entry).load(Ordering::Relaxed);
+        }
+        for in_slot in self.entry_of_slot.iter_mut().take(CLAIM_AHEAD) {
+            *in_slot = black_box(NO_ENTRY);
+        }
+        for lent in self.lent.iter_mut().take(CLAIM_AHEAD) {
+            lent.live = black_box(false);
+        }
+        if let Some(entry) = self.free.pop_front() {
+            self.order.push_back((entry, self.next));
+            self.order.clear();
+            self.free.push_front(entry);
         }
     }
 

@@ -18,9 +18,6 @@ use crate::link::session::{Attach, LinkFrame};
 use crate::name::escaped;
 use crate::topology::Endpoint;
 
-/// Why a channel is refused whose publisher went while the question was on its way.
-pub(super) const GONE: &str = "no such publisher (any more)";
-
 /// A channel of one of our publishers over a link.
 #[derive(Debug)]
 pub(super) struct Outgoing {
@@ -45,18 +42,20 @@ impl Channels<'_> {
         if self.outgoing.contains_key(&key) {
             return Err(Error::Protocol("channel number used twice"));
         }
-        if let Err(error) = self.grant(link, key, attach, half, event) {
-            let (reason, topic) = (error.to_string(), escaped(&attach.topic));
-            if matches!(error, Error::Protocol(GONE)) {
-                tracing::debug!(topic, reason, "channel refused");
-            } else {
+        match self.grant(link, key, attach, half, event) {
+            Ok(true) => {}
+            // The publisher went while the question was on its way.
+            Ok(false) => link.send_closed(channel),
+            Err(error) => {
+                let (reason, topic) = (error.to_string(), escaped(&attach.topic));
                 tracing::warn!(topic, reason, "channel refused");
+                link.send(&LinkFrame::Refused { channel, reason }, Vec::new());
             }
-            link.send(&LinkFrame::Refused { channel, reason }, Vec::new());
         }
         Ok(())
     }
 
+    /// False if there is no such publisher.
     fn grant(
         &mut self,
         link: &LinkHandle,
@@ -64,13 +63,15 @@ impl Channels<'_> {
         attach: &Attach,
         half: OwnedFd,
         event: OwnedFd,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let peer = self.links.get(&link.peer()).ok_or(Error::Closed)?;
         let publisher = lock(&self.shared.registry)
             .publishers
             .get(&attach.publisher)
             .cloned();
-        let publisher = publisher.ok_or(Error::Protocol(GONE))?;
+        let Some(publisher) = publisher else {
+            return Ok(false);
+        };
         check_type(&publisher.endpoint, attach, &peer.name)?;
         let config = RingConfig {
             depth: attach.depth,
@@ -102,34 +103,25 @@ impl Channels<'_> {
             deadline: attach.block_ns.map(Duration::from_nanos),
             is_blocked: false,
         };
-        let handed = vec![
-            Handed::Segment(segment),
-            Handed::Event(publisher.bell.try_clone()?),
-        ];
-        let bell = publisher.bell_index;
-        link.send(
-            &LinkFrame::Attached {
-                channel: key.channel,
-                bell,
-            },
-            handed,
-        );
+        let event = Handed::Event(publisher.bell.try_clone()?);
+        let (channel, bell) = (key.channel, publisher.bell_index);
         let outlet = Outlet::Link {
             link: link.clone(),
-            channel: key.channel,
+            channel,
         };
-        if publisher.add(tx, outlet) {
-            self.outgoing.insert(
-                key,
-                Outgoing {
-                    publisher,
-                    slots: config.capacity(),
-                },
-            );
-        } else {
-            link.send_closed(key.channel);
+        let introduce = |segments: &[(u32, Arc<Segment>)]| {
+            for (number, segment) in segments {
+                link.send_segment(channel, *number, segment);
+            }
+            let handed = vec![Handed::Segment(segment), event];
+            link.send(&LinkFrame::Attached { channel, bell }, handed);
+        };
+        let is_added = publisher.add(tx, outlet, introduce);
+        if is_added {
+            let slots = config.capacity();
+            self.outgoing.insert(key, Outgoing { publisher, slots });
         }
-        Ok(())
+        Ok(is_added)
     }
 
     /// Bounds what a peer can make us allocate.

@@ -14,7 +14,7 @@ pub struct Bare {
     seen: u64,
 }
 
-pub fn connect(side: Side<'_>) -> Result<Bare> {
+pub fn connect(side: &mut Side<'_>) -> Result<Bare> {
     let ours = Line::create()?;
     let path = format!("/proc/{}/fd/{}", std::process::id(), ours.fd().as_raw_fd());
     let other = match side {

@@ -19,7 +19,7 @@ pub struct Iceoryx {
     _node: Node<ipc::Service>,
 }
 
-pub fn connect(setting: &Setting, side: Side<'_>) -> Result<Iceoryx> {
+pub fn connect(setting: &Setting, side: &Side<'_>) -> Result<Iceoryx> {
     let (ours, theirs) = match side {
         Side::Here(_) => ("there", "here"),
         Side::There => ("here", "there"),
@@ -31,7 +31,7 @@ pub fn connect(setting: &Setting, side: Side<'_>) -> Result<Iceoryx> {
             .service_builder(&name.as_str().try_into()?)
             .publish_subscribe::<[u8]>();
         let service = match setting.task {
-            Task::Ping | Task::Nth(_) => service,
+            Task::Ping | Task::Nth(_) | Task::Idle => service,
             Task::Stream => service
                 .enable_safe_overflow(false)
                 .subscriber_max_buffer_size(if setting.size > 65_536 { 8 } else { 1024 }),

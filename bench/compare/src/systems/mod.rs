@@ -73,12 +73,24 @@ pub trait Ends {
 }
 
 /// Connects the ends and hands them to `visit`.
-pub fn with_ends(setting: &Setting, side: Side<'_>, visit: &mut impl Visit) -> Result<Figure> {
+pub fn with_ends(setting: &Setting, mut side: Side<'_>, visit: &mut impl Visit) -> Result<Figure> {
     match setting.system {
-        System::Bare => visit.visit(&mut bare::connect(side)?),
-        System::Shmesh => visit.visit(&mut shmesh_::connect(setting, side)?),
-        System::Iceoryx2 => visit.visit(&mut iceoryx::connect(setting, side)?),
+        System::Bare => with(setting, visit, |_| bare::connect(&mut side)),
+        System::Shmesh => with(setting, visit, |setting| shmesh_::connect(setting, &side)),
+        System::Iceoryx2 => with(setting, visit, |setting| iceoryx::connect(setting, &side)),
         #[cfg(feature = "tachyon")]
-        System::Tachyon => visit.visit(&mut tachyon::connect(setting, side)?),
+        System::Tachyon => with(setting, visit, |setting| tachyon::connect(setting, &side)),
     }
+}
+
+fn with<E: Ends>(
+    setting: &Setting,
+    visit: &mut impl Visit,
+    mut connect: impl FnMut(&Setting) -> Result<E>,
+) -> Result<Figure> {
+    let ends = connect(setting)?;
+    visit.visit(ends, |channel| {
+        let setting = setting.clone();
+        connect(&Setting { channel, ..setting })
+    })
 }

@@ -16,7 +16,7 @@ pub struct Shmesh {
     is_written: bool,
 }
 
-pub fn connect(setting: &Setting, side: Side<'_>) -> Result<Shmesh> {
+pub fn connect(setting: &Setting, side: &Side<'_>) -> Result<Shmesh> {
     let address = "127.0.0.1:7691";
     let (ours, theirs) = match side {
         Side::Here(_) => ("there", "here"),
@@ -38,7 +38,7 @@ pub fn connect(setting: &Setting, side: Side<'_>) -> Result<Shmesh> {
     };
     let deadline = Duration::from_secs(10);
     let overflow = match setting.task {
-        Task::Ping | Task::Nth(_) => Overflow::KeepLast(16),
+        Task::Ping | Task::Nth(_) | Task::Idle => Overflow::KeepLast(16),
         Task::Stream if setting.size > 65_536 => Overflow::Block { depth: 8, deadline },
         Task::Stream => Overflow::Block {
             depth: 1024,
@@ -51,9 +51,11 @@ pub fn connect(setting: &Setting, side: Side<'_>) -> Result<Shmesh> {
         .overflow(overflow)
         .build()?;
     let publisher = node.publisher::<Raw>(&topic(ours)).without_timestamps();
-    let mut publisher = publisher.reserve(setting.size, 12).build()?;
-    publisher.wait_for_listener_blocking(deadline)?;
+    // As many as are unread or on their way at once.
+    let chunks = if setting.task == Task::Stream { 12 } else { 4 };
+    let mut publisher = publisher.reserve(setting.size, chunks).build()?;
     subscriber.wait_for_publisher_blocking(deadline)?;
+    publisher.wait_for_listener_blocking(deadline)?;
     let is_written = setting.task == Task::Stream && setting.size <= 1024;
     Ok(Shmesh {
         publisher,

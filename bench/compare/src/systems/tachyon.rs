@@ -15,9 +15,14 @@ pub struct Tachyon {
     is_written: bool,
 }
 
-pub fn connect(setting: &Setting, side: Side<'_>) -> Result<Tachyon> {
+pub fn connect(setting: &Setting, side: &Side<'_>) -> Result<Tachyon> {
     let capacity = (8 * setting.size).next_power_of_two().max(1 << 16);
-    let path = |name: &str| format!("/tmp/compare-{}-{name}.sock", setting.id);
+    let path = |name: &str| {
+        format!(
+            "/tmp/compare-{}-{}-{name}.sock",
+            setting.id, setting.channel
+        )
+    };
     let (sending, receiving) = match side {
         Side::Here(_) => {
             let sending = error(Bus::listen(&path("there"), capacity))?;
