@@ -187,20 +187,17 @@ impl<P: Payload> Publisher<P> {
         }
     }
 
+    #[inline]
     fn lend(&mut self, len: usize) -> Result<Loan<P>, Error> {
-        let draft = Draft::with_len(&mut self.outbox, len)?;
-        let origin = &self.outbox.shared.origin;
-        let publisher = (origin.node, origin.endpoint);
         Ok(Loan {
-            draft,
-            publisher,
+            draft: Draft::with_len(&mut self.outbox, len)?,
             carries: PhantomData,
         })
     }
 
+    #[inline]
     fn check(&self, loan: &Loan<P>) -> Result<(), Error> {
-        let origin = &self.outbox.shared.origin;
-        if loan.publisher != (origin.node, origin.endpoint) {
+        if loan.draft.publisher() != self.outbox.publisher() {
             return Err(Error::ForeignLoan);
         }
         P::check(loan.bytes()).map_err(|invalid| Error::InvalidLoan(invalid.0))
@@ -284,12 +281,8 @@ where
     /// # Errors
     /// As [`publish`](Self::publish).
     pub fn loan_value(&mut self, value: &T) -> Result<Loan<T>, Error> {
-        let draft = self.draft(value)?;
-        let origin = &self.outbox.shared.origin;
-        let publisher = (origin.node, origin.endpoint);
         Ok(Loan {
-            draft,
-            publisher,
+            draft: self.draft(value)?,
             carries: PhantomData,
         })
     }

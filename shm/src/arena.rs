@@ -12,6 +12,7 @@
 
 use core::alloc::Layout;
 use core::fmt;
+use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,9 +51,11 @@ pub unsafe trait Block: Send + Sync {
 
 // SAFETY: a segment is mapped, readable and writable, from creation to drop.
 unsafe impl Block for Segment {
+    #[inline]
     fn ptr(&self) -> NonNull<u8> {
         self.ptr()
     }
+    #[inline]
     fn len(&self) -> usize {
         self.len()
     }
@@ -170,21 +173,23 @@ struct Returns {
     chunks: Mutex<Vec<ChunkId>>,
 }
 
-/// What a chunk needs wherever it is: its memory, and the way back.
+/// What the chunks of a segment need wherever they are: their memory, and the way back.
 #[derive(Debug)]
 struct Home<B> {
     block: Arc<B>,
+    /// Number of the segment.
+    segment: u32,
+    chunk_bytes: usize,
     returns: Arc<Returns>,
 }
 
-/// A chunk that is being written. Dropping it, on any thread, gives it back.
+/// A chunk that is being written. Dropping it, on any thread, gives it back. Two words, which are
+/// handed on in registers.
 #[must_use = "a chunk that is dropped is given back unpublished"]
 pub struct Chunk<B: Block> {
-    id: ChunkId,
-    offset: usize,
-    capacity: usize,
-    /// Always there before the drop.
-    home: Option<Arc<Home<B>>>,
+    /// Taken out once: by the drop, or by `Arena::publish` instead of it.
+    home: ManuallyDrop<Arc<Home<B>>>,
+    index: u32,
 }
 
 impl<B: Block> Chunk<B> {
@@ -197,7 +202,7 @@ impl<B: Block> Chunk<B> {
         // made writable; they are initialised. The arena gives a chunk out once until it is back,
         // and no channel refers to it before `Arena::publish`, so nobody else of this process has
         // these bytes, and other processes have no reason to look.
-        unsafe { core::slice::from_raw_parts_mut(self.start(), self.capacity) }
+        unsafe { core::slice::from_raw_parts_mut(self.start(), self.home.chunk_bytes) }
     }
 
     /// The whole chunk.
@@ -205,50 +210,63 @@ impl<B: Block> Chunk<B> {
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: as in `bytes_mut`; a shared borrow of the only handle.
-        unsafe { core::slice::from_raw_parts(self.start(), self.capacity) }
+        unsafe { core::slice::from_raw_parts(self.start(), self.home.chunk_bytes) }
     }
 
+    #[inline]
     fn start(&self) -> *mut u8 {
-        let home = self.home.as_ref();
-        let home = home.expect("invariant: a chunk has a home before its drop");
-        // SAFETY: offset and capacity lie inside the block; see `Arena::grow`.
-        unsafe { home.block.ptr().add(self.offset) }.as_ptr()
+        // SAFETY: all chunks of a segment lie inside its block; see `Arena::grow`.
+        unsafe { self.home.block.ptr().add(self.offset()) }.as_ptr()
     }
 
     /// Byte offset of the chunk in its segment.
     #[must_use]
+    #[inline]
     pub fn offset(&self) -> usize {
-        self.offset
+        self.index as usize * self.home.chunk_bytes
     }
 
     /// The chunk's name.
     #[must_use]
+    #[inline]
     pub fn id(&self) -> ChunkId {
-        self.id
+        ChunkId {
+            segment: self.home.segment,
+            index: self.index,
+        }
+    }
+
+    /// Its home, instead of a drop.
+    #[inline]
+    fn into_home(self) -> Arc<Home<B>> {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: the chunk, which nobody drops any more, is not used after this.
+        unsafe { ManuallyDrop::take(&mut this.home) }
     }
 }
 
 impl<B: Block> Drop for Chunk<B> {
     fn drop(&mut self) {
-        if let Some(home) = self.home.take() {
-            let returns = &home.returns;
-            // A poisoned list is still a list.
-            let mut chunks = returns
-                .chunks
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            chunks.push(self.id);
-            // Relaxed: the list itself is under the lock.
-            returns.waiting.store(true, Ordering::Relaxed);
-        }
+        let id = self.id();
+        // SAFETY: the chunk is being dropped; its home is not used after this.
+        let home = unsafe { ManuallyDrop::take(&mut self.home) };
+        let returns = &home.returns;
+        // A poisoned list is still a list.
+        let mut chunks = returns
+            .chunks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        chunks.push(id);
+        // Relaxed: the list itself is under the lock.
+        returns.waiting.store(true, Ordering::Relaxed);
     }
 }
 
 impl<B: Block> fmt::Debug for Chunk<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Chunk")
-            .field("id", &self.id)
-            .field("capacity", &self.capacity)
+            .field("id", &self.id())
+            .field("bytes", &self.home.chunk_bytes)
             .finish()
     }
 }
@@ -323,11 +341,10 @@ impl<S: Store> Arena<S> {
         let segment = self.segments[id.segment as usize].as_mut()?;
         segment.refs[id.index as usize] = 1;
         segment.free_count -= 1;
+        let home = segment.homes.pop();
         Some(Chunk {
-            id,
-            offset: id.index as usize * segment.chunk_bytes,
-            capacity: segment.chunk_bytes,
-            home: segment.homes.pop(),
+            home: ManuallyDrop::new(home.expect("invariant: a home for each free chunk")),
+            index: id.index,
         })
     }
 
@@ -337,10 +354,9 @@ impl<S: Store> Arena<S> {
     /// # Panics
     /// If the chunk is of another arena.
     #[inline]
-    pub fn publish(&mut self, mut chunk: Chunk<S::Block>) -> ChunkId {
-        let id = chunk.id;
-        let home = chunk.home.take();
-        let home = home.expect("invariant: a chunk has a home before its drop");
+    pub fn publish(&mut self, chunk: Chunk<S::Block>) -> ChunkId {
+        let id = chunk.id();
+        let home = chunk.into_home();
         let segment = self.segment_mut(id);
         assert!(
             Arc::ptr_eq(&home, &segment.home),
@@ -390,6 +406,8 @@ impl<S: Store> Arena<S> {
         );
         let home = Arc::new(Home {
             block: Arc::clone(&block),
+            segment: number,
+            chunk_bytes,
             returns: Arc::clone(&self.returns),
         });
         self.segments.push(Some(ArenaSegment {
@@ -531,9 +549,10 @@ fn class_of(len: usize) -> Option<usize> {
     let len = len.max(CHUNK_BYTES_MIN);
     let power = len.ilog2();
     let floor = 1_usize << power;
-    let step = (floor / STEPS).max(CHUNK_ALIGN);
-    let above = (len - floor).div_ceil(step) * step;
-    Some((power - CHUNK_BYTES_MIN.ilog2()) as usize * STEPS + above * STEPS / floor)
+    // Powers of two, by shifts: this stands in the way of every message.
+    let step_power = (power - STEPS.ilog2()).max(CHUNK_ALIGN.ilog2());
+    let above = ((len - floor + (1 << step_power) - 1) >> step_power) << step_power;
+    Some((power - CHUNK_BYTES_MIN.ilog2()) as usize * STEPS + ((above * STEPS) >> power))
 }
 
 /// Bytes of a chunk of `class`.

@@ -111,12 +111,14 @@ impl Segment {
 
     /// First byte.
     #[must_use]
+    #[inline]
     pub fn ptr(&self) -> NonNull<u8> {
         self.mapping.ptr
     }
 
     /// Bytes.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
         self.mapping.len
     }
@@ -193,6 +195,7 @@ impl PeerSegment {
 
     /// Bytes.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
         self.mapping.len
     }

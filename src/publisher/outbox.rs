@@ -4,18 +4,21 @@
 //! at. Channels of `Block` subscriptions that have no room are left for last: nobody else waits
 //! for them. On the steady path nothing is locked, allocated or asked of the system.
 
+mod memory;
+
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use shmesh_shm::{
-    Arena, Chunk, ChunkId, ChunkRef, Counter, Counters, Head, INLINE_BYTES, Parker, PushError,
-    Segment, SegmentStore, ShmError, monotonic_ns,
+    Arena, Chunk, ChunkId, ChunkRef, Counter, Counters, Head, Parker, PushError, Segment,
+    SegmentStore, monotonic_ns,
 };
 
 use super::draft::Draft;
-use crate::endpoint::{PublisherEvent, PublisherShared, TxChannel, lock};
-use crate::error::{Error, Holder};
+use crate::endpoint::{PublisherEvent, PublisherShared, TxChannel};
+use crate::error::Error;
+use crate::limits::MESSAGE_BYTES_MAX;
 use crate::wait::AsyncBell;
 
 /// What became of a message.
@@ -71,6 +74,8 @@ pub(crate) struct Outbox {
     pub(crate) counters: Arc<Counters>,
     channels: Vec<TxChannel>,
     arena: Arena<SegmentStore>,
+    /// For the next messages: as many as were being written at once.
+    blanks: Vec<Draft>,
     sequence: u64,
     is_stamping: bool,
     parker: Parker,
@@ -93,6 +98,7 @@ impl Outbox {
             counters,
             channels,
             arena,
+            blanks: Vec::new(),
             sequence: 0,
             is_stamping,
             parker,
@@ -110,6 +116,8 @@ impl Outbox {
     /// Touches what the first message will touch, so that it is in this core's cache by then.
     pub(crate) fn warm(&mut self) {
         self.take_news();
+        let blank = self.take_blank();
+        self.blanks.push(blank);
         self.arena.warm();
         for channel in &mut self.channels {
             channel.producer.warm();
@@ -122,12 +130,12 @@ impl Outbox {
 
     /// Sends to everybody, waiting on this thread where a subscription asked for it.
     #[inline]
-    pub(crate) fn send(&mut self, draft: Draft) -> Sent {
+    pub(crate) fn send(&mut self, mut draft: Draft) -> Sent {
         self.take_news();
         let head = self.next_head();
-        match draft {
-            Draft::Inline(inline) => self.send_words(head, inline.bytes()),
-            Draft::Chunk(chunk, len) => {
+        let sent = match draft.take_chunk() {
+            None => self.send_words(head, draft.inline()),
+            Some((chunk, len)) => {
                 let (payload, id) = self.publish(chunk, len);
                 let (mut reach, is_blocked) = self.offer(head, payload);
                 if is_blocked {
@@ -138,7 +146,9 @@ impl Outbox {
                 self.arena.claim_next(id);
                 reach.sent(head)
             }
-        }
+        };
+        self.blanks.push(draft);
+        sent
     }
 
     /// Sends `bytes`, which fit inline, to everybody. The shortest way.
@@ -167,19 +177,14 @@ impl Outbox {
 
     /// Sends to everybody, waiting asynchronously. Dropping the future while it waits counts the
     /// message as dropped for those that had no room.
-    pub(crate) async fn send_async(&mut self, draft: Draft) -> Result<Sent, Error> {
+    pub(crate) async fn send_async(&mut self, mut draft: Draft) -> Result<Sent, Error> {
         self.take_news();
         let head = self.next_head();
-        let (chunk, inline);
-        let payload = match draft {
-            Draft::Inline(bytes) => {
-                (chunk, inline) = (None, bytes);
-                Payload::Inline(inline.bytes())
-            }
-            Draft::Chunk(written, len) => {
-                let (payload, id) = self.publish(written, len);
-                chunk = Some(id);
-                payload
+        let (payload, chunk) = match draft.take_chunk() {
+            None => (Payload::Inline(draft.inline()), None),
+            Some((chunk, len)) => {
+                let (payload, id) = self.publish(chunk, len);
+                (payload, Some(id))
             }
         };
         let (reach, is_blocked) = self.offer(head, payload);
@@ -202,11 +207,16 @@ impl Outbox {
             guard.outbox.retry(&mut waiting, payload, Instant::now());
         }
         drop(guard);
+        self.blanks.push(draft);
         Ok(waiting.reach.sent(head))
     }
 
-    fn publish<'a>(&mut self, chunk: Chunk<Segment>, len: u32) -> (Payload<'a>, ChunkId) {
+    #[inline]
+    fn publish<'a>(&mut self, chunk: Chunk<Segment>, len: usize) -> (Payload<'a>, ChunkId) {
         let offset = chunk.offset() as u64;
+        // Truncation is excluded by MESSAGE_BYTES_MAX.
+        #[allow(clippy::cast_possible_truncation)]
+        let len = len as u32;
         let id = self.arena.publish(chunk);
         let place = ChunkRef {
             segment: id.segment,
@@ -404,137 +414,18 @@ impl Outbox {
             .set(Counter::Peers, self.channels.len() as u64);
     }
 
-    /// A chunk of at least `len` bytes: one that is free, one that came back, one in a new
-    /// segment, or one taken from a subscriber that keeps only the last messages.
-    ///
-    /// # Errors
-    /// [`Error::ArenaFull`] names who holds how much; or why no memory could be had.
-    pub(crate) fn take_chunk(&mut self, len: usize) -> Result<Chunk<Segment>, Error> {
-        self.take_news();
-        if let Some(chunk) = self.arena.take(len) {
-            return Ok(chunk);
-        }
-        let Self {
-            channels, arena, ..
-        } = self;
-        for channel in channels.iter_mut() {
-            channel.producer.sweep(|id| arena.release(id));
-        }
-        if let Some(chunk) = arena.take(len) {
-            return Ok(chunk);
-        }
-        self.grow_for(len)
+    /// Node and endpoint.
+    #[inline]
+    pub(crate) fn publisher(&self) -> (u128, u32) {
+        let origin = &self.shared.origin;
+        (origin.node, origin.endpoint)
     }
 
-    /// Makes sure that `count` chunks of `len` bytes can be had without new memory.
-    pub(crate) fn reserve(&mut self, len: usize, count: usize) -> Result<(), Error> {
-        let mut taken = Vec::with_capacity(count);
-        for _ in 0..count {
-            taken.push(self.take_chunk(len)?);
-        }
-        Ok(())
-    }
-
-    #[cold]
-    fn grow_for(&mut self, len: usize) -> Result<Chunk<Segment>, Error> {
-        loop {
-            let full = match self.arena.grow(len) {
-                Ok((number, segment)) => {
-                    self.announce(number, segment);
-                    let chunk = self.arena.take(len);
-                    return Ok(chunk.expect("invariant: a grown arena has a free chunk"));
-                }
-                Err(ShmError::ArenaFull { need, max, .. }) => (need, max),
-                Err(error) => return Err(error.into()),
-            };
-            if let Some(chunk) = self.evict_for(len) {
-                return Ok(chunk);
-            }
-            if !self.retire_idle() {
-                let (need, max) = full;
-                return Err(Error::ArenaFull {
-                    need,
-                    max,
-                    holders: self.holders(),
-                });
-            }
-        }
-    }
-
-    /// Takes unread messages from subscribers that allow it, oldest first, until a chunk fits.
-    fn evict_for(&mut self, len: usize) -> Option<Chunk<Segment>> {
-        let Self {
-            channels, arena, ..
-        } = self;
-        loop {
-            let mut has_evicted = false;
-            for channel in channels.iter_mut() {
-                has_evicted |= channel.producer.evict_oldest(|id| arena.release(id));
-            }
-            if let Some(chunk) = arena.take(len) {
-                return Some(chunk);
-            }
-            if !has_evicted {
-                return None;
-            }
-        }
-    }
-
-    fn announce(&mut self, number: u32, segment: Arc<Segment>) {
-        self.counters
-            .set(Counter::ArenaBytes, self.arena.bytes() as u64);
-        let mut outlets = lock(&self.shared.outlets);
-        for (_, outlet) in &outlets.channels {
-            outlet.segment(number, &segment);
-        }
-        outlets.segments.push((number, segment));
-    }
-
-    fn retire_idle(&mut self) -> bool {
-        let retired = self.arena.retire_idle();
-        let mut outlets = lock(&self.shared.outlets);
-        outlets
-            .segments
-            .retain(|(number, _)| !retired.contains(number));
-        for number in &retired {
-            outlets
-                .channels
-                .iter()
-                .for_each(|(_, outlet)| outlet.segment_gone(*number));
-        }
-        self.counters
-            .set(Counter::ArenaBytes, self.arena.bytes() as u64);
-        !retired.is_empty()
-    }
-
-    /// Who holds how much of the arena.
-    pub(crate) fn holders(&self) -> Vec<Holder> {
-        let holder = |channel: &TxChannel| {
-            let (chunks, bytes) = channel.producer.lent().fold((0, 0), |(chunks, bytes), id| {
-                (chunks + 1, bytes + self.arena.chunk_bytes(id) as u64)
-            });
-            Holder {
-                node: channel.subscriber_name.clone(),
-                chunks,
-                bytes,
-            }
-        };
-        let mut holders: Vec<_> = self.channels.iter().map(holder).collect();
-        holders.retain(|holder| holder.chunks > 0);
-        let lent: usize = holders
-            .iter()
-            .map(|holder| holder.chunks)
-            .max()
-            .unwrap_or_default();
-        if self.arena.used_count() > lent && holders.is_empty() {
-            let chunks = self.arena.used_count();
-            holders.push(Holder {
-                node: "loans of this publisher".into(),
-                chunks,
-                bytes: 0,
-            });
-        }
-        holders
+    /// An empty draft.
+    #[inline]
+    pub(crate) fn take_blank(&mut self) -> Draft {
+        let publisher = self.publisher();
+        self.blanks.pop().unwrap_or_else(|| Draft::new(publisher))
     }
 
     pub(crate) fn sequence(&self) -> u64 {
@@ -599,7 +490,7 @@ fn give_up(shared: &Arc<PublisherShared>, channel: &mut TxChannel, corrupt: &shm
     shared.remove(channel.key);
 }
 
-const _: () = assert!(INLINE_BYTES < u32::MAX as usize);
+const _: () = assert!(MESSAGE_BYTES_MAX < u32::MAX as usize);
 
 /// Lent chunks of a channel from which on those that came back are looked for.
 const COLLECT_AT: usize = 8;

@@ -16,7 +16,9 @@ pub struct Tachyon {
 }
 
 pub fn connect(setting: &Setting, side: &Side<'_>) -> Result<Tachyon> {
-    let capacity = (8 * setting.size).next_power_of_two().max(1 << 16);
+    // The receiving end says only after 32 messages that they are read: with room for fewer, the
+    // sending end waits for ever.
+    let capacity = (40 * setting.size).next_power_of_two().max(1 << 20);
     let path = |name: &str| {
         format!(
             "/tmp/compare-{}-{}-{name}.sock",

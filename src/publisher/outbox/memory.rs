@@ -1,0 +1,145 @@
+//! Where an outbox gets chunks from: memory that is free, came back, is new, or must be taken from
+//! somebody, in this order; and who is told of it.
+
+use std::sync::Arc;
+
+use shmesh_shm::{Chunk, Counter, Segment, ShmError};
+
+use super::Outbox;
+use crate::endpoint::{TxChannel, lock};
+use crate::error::{Error, Holder};
+
+impl Outbox {
+    /// A chunk of at least `len` bytes: one that is free, one that came back, one in a new
+    /// segment, or one taken from a subscriber that keeps only the last messages.
+    ///
+    /// # Errors
+    /// [`Error::ArenaFull`] names who holds how much; or why no memory could be had.
+    pub(crate) fn take_chunk(&mut self, len: usize) -> Result<Chunk<Segment>, Error> {
+        self.take_news();
+        if let Some(chunk) = self.arena.take(len) {
+            return Ok(chunk);
+        }
+        let Self {
+            channels, arena, ..
+        } = self;
+        for channel in channels.iter_mut() {
+            channel.producer.sweep(|id| arena.release(id));
+        }
+        if let Some(chunk) = arena.take(len) {
+            return Ok(chunk);
+        }
+        self.grow_for(len)
+    }
+
+    /// Makes sure that `count` chunks of `len` bytes can be had without new memory.
+    pub(crate) fn reserve(&mut self, len: usize, count: usize) -> Result<(), Error> {
+        let mut taken = Vec::with_capacity(count);
+        for _ in 0..count {
+            taken.push(self.take_chunk(len)?);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn grow_for(&mut self, len: usize) -> Result<Chunk<Segment>, Error> {
+        loop {
+            let full = match self.arena.grow(len) {
+                Ok((number, segment)) => {
+                    self.announce(number, segment);
+                    let chunk = self.arena.take(len);
+                    return Ok(chunk.expect("invariant: a grown arena has a free chunk"));
+                }
+                Err(ShmError::ArenaFull { need, max, .. }) => (need, max),
+                Err(error) => return Err(error.into()),
+            };
+            if let Some(chunk) = self.evict_for(len) {
+                return Ok(chunk);
+            }
+            if !self.retire_idle() {
+                let (need, max) = full;
+                return Err(Error::ArenaFull {
+                    need,
+                    max,
+                    holders: self.holders(),
+                });
+            }
+        }
+    }
+
+    /// Takes unread messages from subscribers that allow it, oldest first, until a chunk fits.
+    fn evict_for(&mut self, len: usize) -> Option<Chunk<Segment>> {
+        let Self {
+            channels, arena, ..
+        } = self;
+        loop {
+            let mut has_evicted = false;
+            for channel in channels.iter_mut() {
+                has_evicted |= channel.producer.evict_oldest(|id| arena.release(id));
+            }
+            if let Some(chunk) = arena.take(len) {
+                return Some(chunk);
+            }
+            if !has_evicted {
+                return None;
+            }
+        }
+    }
+
+    fn announce(&mut self, number: u32, segment: Arc<Segment>) {
+        self.counters
+            .set(Counter::ArenaBytes, self.arena.bytes() as u64);
+        let mut outlets = lock(&self.shared.outlets);
+        for (_, outlet) in &outlets.channels {
+            outlet.segment(number, &segment);
+        }
+        outlets.segments.push((number, segment));
+    }
+
+    fn retire_idle(&mut self) -> bool {
+        let retired = self.arena.retire_idle();
+        let mut outlets = lock(&self.shared.outlets);
+        outlets
+            .segments
+            .retain(|(number, _)| !retired.contains(number));
+        for number in &retired {
+            outlets
+                .channels
+                .iter()
+                .for_each(|(_, outlet)| outlet.segment_gone(*number));
+        }
+        self.counters
+            .set(Counter::ArenaBytes, self.arena.bytes() as u64);
+        !retired.is_empty()
+    }
+
+    /// Who holds how much of the arena.
+    pub(crate) fn holders(&self) -> Vec<Holder> {
+        let holder = |channel: &TxChannel| {
+            let (chunks, bytes) = channel.producer.lent().fold((0, 0), |(chunks, bytes), id| {
+                (chunks + 1, bytes + self.arena.chunk_bytes(id) as u64)
+            });
+            Holder {
+                node: channel.subscriber_name.clone(),
+                chunks,
+                bytes,
+            }
+        };
+        let mut holders: Vec<_> = self.channels.iter().map(holder).collect();
+        holders.retain(|holder| holder.chunks > 0);
+        let lent: usize = holders
+            .iter()
+            .map(|holder| holder.chunks)
+            .max()
+            .unwrap_or_default();
+        if self.arena.used_count() > lent && holders.is_empty() {
+            let chunks = self.arena.used_count();
+            holders.push(Holder {
+                node: "loans of this publisher".into(),
+                chunks,
+                bytes: 0,
+            });
+        }
+        holders
+    }
+}
