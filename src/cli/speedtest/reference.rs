@@ -1,27 +1,36 @@
 //! The reference: what the machine takes for the bare step that a message cannot do without. A
-//! cache line passed back and forth for spinning ends, an eventfd for sleeping ones.
+//! cache line passed back and forth for spinning ends, an eventfd for sleeping ones: back and forth
+//! for a ping, and for paced messages one way at their pace, because a processor that was idle for
+//! a while wakes later.
 //!
 //! The other end is a process of its own on the receiver's core, which sleeps meanwhile.
 
 use std::fs::File;
-use std::io::{BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use rustix::event::{EventfdFlags, eventfd};
+use shmesh_shm::monotonic_ns;
 use shmesh_shm::reference::{Line, PeerLine};
 
-use super::spec::Wait;
+use super::sender::wait_until;
+use super::spec::{Pattern, Spec, Wait};
 use super::{cores, report};
 use crate::cli::Failure;
 
 /// How long the reference is measured.
 const SPIN_TIME: Duration = Duration::from_millis(100);
 const SLEEP_TIME: Duration = Duration::from_millis(300);
+const PACED_SECONDS: f64 = 0.5;
+/// Bounds of the pace, in messages a second: enough of them, and none while the one before is read.
+const PACE: std::ops::RangeInclusive<f64> = 100.0..=1000.0;
 /// Ends the other end of a line.
 const OVER: u64 = u64::MAX;
+/// Ends the other end of wakes; an event's counter holds no more than this and what it may have.
+const WAKES_OVER: u64 = 1 << 63;
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct ReferenceArgs {
@@ -35,23 +44,23 @@ pub(super) struct ReferenceArgs {
 enum Kind {
     Line,
     Event,
+    Wake,
 }
 
-/// Half the round trip of the bare step, p50 in nanoseconds.
-pub(super) fn measure(wait: Wait, peer_core: Option<usize>) -> Result<u64, Failure> {
-    match wait {
-        Wait::Spin => measure_line(peer_core),
-        Wait::Block | Wait::Async => measure_event(peer_core),
+/// One way of the bare step, p50 in nanoseconds.
+pub(super) fn measure(spec: &Spec, peer_core: Option<usize>) -> Result<u64, Failure> {
+    match (spec.wait, spec.pattern) {
+        (Wait::Spin, _) => measure_line(peer_core),
+        (Wait::Block | Wait::Async, Pattern::Paced) => measure_wakes(spec.rate, peer_core),
+        (Wait::Block | Wait::Async, _) => measure_event(peer_core),
     }
 }
 
 fn other_end(kind: Kind, core: Option<usize>) -> Command {
     let mut command = Command::new("/proc/self/exe");
-    command.args([
-        "reference",
-        "--kind",
-        if kind == Kind::Line { "line" } else { "event" },
-    ]);
+    let kind = kind.to_possible_value();
+    let kind = kind.expect("invariant: no kind is skipped");
+    command.args(["reference", "--kind", kind.get_name()]);
     if let Some(core) = core {
         command.args(["--core", &core.to_string()]);
     }
@@ -126,6 +135,42 @@ fn measure_event(core: Option<usize>) -> Result<u64, Failure> {
     })
 }
 
+/// Wakes the other end on schedule; it measures, as the receiver of paced messages does.
+fn measure_wakes(rate: f64, core: Option<usize>) -> Result<u64, Failure> {
+    let rate = rate.clamp(*PACE.start(), *PACE.end());
+    let bell = eventfd(0, EventfdFlags::CLOEXEC)?;
+    let mut command = other_end(Kind::Wake, core);
+    let command = command
+        .stdin(Stdio::from(bell.try_clone()?))
+        .stdout(Stdio::piped());
+    let mut other = OtherEnd(command.spawn()?);
+    let Some(stdout) = other.0.stdout.take() else {
+        return Err(Failure::usage("the reference has no pipe"));
+    };
+    let mut said = BufReader::new(stdout).lines();
+    let mut hear = || {
+        said.next()
+            .unwrap_or_else(|| Err(ErrorKind::UnexpectedEof.into()))
+    };
+    // It is there.
+    hear()?;
+    let mut bell = File::from(bell);
+    let begin_ns = monotonic_ns();
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let (count, period_ns) = ((rate * PACED_SECONDS) as u64, (1e9 / rate) as u64);
+    for number in 1..=count {
+        let due_ns = begin_ns + number * period_ns;
+        wait_until(due_ns);
+        bell.write_all(&due_ns.to_ne_bytes())?;
+    }
+    // After the last one is read.
+    wait_until(begin_ns + (count + 1) * period_ns);
+    bell.write_all(&WAKES_OVER.to_ne_bytes())?;
+    hear()?
+        .parse()
+        .map_err(|_| Failure::usage("the reference said no number"))
+}
+
 fn median(time: Duration, mut round: impl FnMut() -> Result<(), Failure>) -> Result<u64, Failure> {
     let mut halves = report::new_histogram();
     // The first round waits for the other end to start.
@@ -150,6 +195,7 @@ pub(super) fn serve(args: &ReferenceArgs) -> Result<(), Failure> {
     match args.kind {
         Kind::Line => serve_line(),
         Kind::Event => serve_event(),
+        Kind::Wake => serve_wakes(),
     }
 }
 
@@ -177,4 +223,24 @@ fn serve_event() -> Result<(), Failure> {
         rustix::io::read(from, &mut [0; 8])?;
         rustix::io::write(to, &1_u64.to_ne_bytes())?;
     }
+}
+
+fn serve_wakes() -> Result<(), Failure> {
+    let from = rustix::stdio::stdin();
+    println!("ready");
+    let mut latencies = report::new_histogram();
+    loop {
+        let mut word = [0; 8];
+        rustix::io::read(from, &mut word)?;
+        let (now_ns, due_ns) = (monotonic_ns(), u64::from_ne_bytes(word));
+        if due_ns >= WAKES_OVER {
+            break;
+        }
+        // Two that were read at once are a sum in the future.
+        if due_ns <= now_ns {
+            latencies.saturating_record(now_ns - due_ns);
+        }
+    }
+    println!("{}", latencies.value_at_quantile(0.5));
+    Ok(())
 }

@@ -185,7 +185,7 @@ impl<'a> Sender<'a> {
         if spec.pattern == Pattern::Stream {
             return Ok(None);
         }
-        reference::measure(spec.wait, peer_core).map(Some)
+        reference::measure(spec, peer_core).map(Some)
     }
 
     /// Sends on schedule; the receiver measures.
@@ -207,7 +207,7 @@ impl<'a> Sender<'a> {
 type Sending = (u64, f64, Option<Histogram<u64>>);
 
 /// Sleeps, then looks at the clock: the sender is on time, and asleep in between.
-fn wait_until(due_ns: u64) {
+pub(super) fn wait_until(due_ns: u64) {
     let left = Duration::from_nanos(due_ns.saturating_sub(monotonic_ns()));
     if left > 2 * WAKE_EARLY {
         std::thread::sleep(left - WAKE_EARLY);
