@@ -133,21 +133,18 @@ impl Outbox {
     pub(crate) fn send(&mut self, mut draft: Draft) -> Sent {
         self.take_news();
         let head = self.next_head();
-        let sent = match draft.take_chunk() {
-            None => self.send_words(head, draft.inline()),
+        let (sent, chunk) = match draft.take_chunk() {
+            None => (self.send_words(head, draft.inline()), None),
             Some((chunk, len)) => {
                 let (payload, id) = self.publish(chunk, len);
                 let (mut reach, is_blocked) = self.offer(head, payload);
                 if is_blocked {
                     reach = self.wait_for_room(head, payload, reach);
                 }
-                self.arena.release(id);
-                self.collect();
-                self.arena.claim_next(id);
-                reach.sent(head)
+                (reach.sent(head), Some(id))
             }
         };
-        self.blanks.push(draft);
+        self.finish(draft, chunk);
         sent
     }
 
@@ -187,28 +184,28 @@ impl Outbox {
                 (payload, Some(id))
             }
         };
-        let (reach, is_blocked) = self.offer(head, payload);
-        let mut waiting = Waiting {
-            head,
-            started: Instant::now(),
-            reach,
-        };
-        let guard = Abandon {
-            outbox: self,
-            chunk,
-        };
+        let (mut reach, is_blocked) = self.offer(head, payload);
         if is_blocked {
-            let latest = guard.outbox.latest_deadline(waiting.started);
-            let poll = |cx: &mut Context<'_>| guard.outbox.poll_room(cx, &mut waiting, payload);
-            let waited = tokio::time::timeout_at(latest.into(), std::future::poll_fn(poll)).await;
-            if let Ok(Err(error)) = waited {
-                return Err(error);
-            }
-            guard.outbox.retry(&mut waiting, payload, Instant::now());
+            let waiting = Waiting {
+                head,
+                started: Instant::now(),
+                reach,
+            };
+            reach = self.wait_asleep(waiting, payload, chunk).await?;
         }
-        drop(guard);
+        self.finish(draft, chunk);
+        Ok(reach.sent(head))
+    }
+
+    /// After the message is on its way.
+    #[inline]
+    fn finish(&mut self, draft: Draft, chunk: Option<ChunkId>) {
         self.blanks.push(draft);
-        Ok(waiting.reach.sent(head))
+        if let Some(id) = chunk {
+            self.arena.release(id);
+            self.collect();
+            self.arena.claim_next(id);
+        }
     }
 
     #[inline]
@@ -353,6 +350,29 @@ impl Outbox {
             self.take_news();
         }
         waiting.reach
+    }
+
+    /// Waits asynchronously for the channels that had no room.
+    async fn wait_asleep(
+        &mut self,
+        mut waiting: Waiting,
+        payload: Payload<'_>,
+        chunk: Option<ChunkId>,
+    ) -> Result<Reach, Error> {
+        let latest = self.latest_deadline(waiting.started);
+        let mut guard = Abandon {
+            outbox: self,
+            chunk,
+        };
+        let poll = |cx: &mut Context<'_>| guard.outbox.poll_room(cx, &mut waiting, payload);
+        let waited = tokio::time::timeout_at(latest.into(), std::future::poll_fn(poll)).await;
+        if let Ok(Err(error)) = waited {
+            return Err(error);
+        }
+        guard.outbox.retry(&mut waiting, payload, Instant::now());
+        // Sent, as far as it could be: the chunk is released as that of any message.
+        guard.chunk = None;
+        Ok(waiting.reach)
     }
 
     fn poll_room(
