@@ -8,6 +8,7 @@
 mod coordinator;
 mod faults;
 mod hostile;
+mod kill_points;
 mod mesh_tool;
 mod messaging;
 mod processes;

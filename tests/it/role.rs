@@ -16,6 +16,7 @@ struct Role {
     publisher: Option<Publisher<Raw>>,
     subscriber: Option<Subscriber<Raw>>,
     held: VecDeque<Sample<Raw>>,
+    prepared: Vec<u8>,
     received: u64,
     damaged: u64,
 }
@@ -27,8 +28,15 @@ fn play() {
         return;
     }
     let mut role = Role::default();
-    for line in std::io::stdin().lines().map_while(Result::ok) {
-        let words: Vec<&str> = line.split_whitespace().collect();
+    let mut lines = std::io::stdin().lines().map_while(Result::ok);
+    while let Some(line) = lines.next() {
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        // To be watched: says by which thread, and waits for the word.
+        if words.first() == Some(&"arm") {
+            words.remove(0);
+            println!("> {}", rustix::thread::gettid().as_raw_nonzero());
+            assert_eq!(lines.next().as_deref(), Some("go"));
+        }
         let answer = role
             .act(&words)
             .unwrap_or_else(|error| format!("error {error}"));
@@ -70,6 +78,11 @@ impl Role {
             }
             ["recv", count] => self.receive(count.parse()?, false),
             ["hold", count] => self.receive(count.parse()?, true),
+            ["take"] => {
+                let subscriber = self.subscriber.as_mut().ok_or("no subscriber")?;
+                self.held.push_back(subscriber.recv_blocking(PATIENCE)?);
+                ok()
+            }
             ["release"] => {
                 self.held.clear();
                 ok()
@@ -80,6 +93,7 @@ impl Role {
                 ok()
             }
             ["many", count] => self.many(count.parse()?),
+            ["descriptors"] => Ok(std::fs::read_dir("/proc/self/fd")?.count().to_string()),
             ["quiet", calls, size] => self.quiet(calls.parse()?, size.parse()?),
             ["fill", directory] => fill(directory),
             ["memory", bytes] => {
@@ -107,6 +121,18 @@ impl Role {
                 let loan = publisher.loan(size.parse()?)?;
                 Ok(format!("sent to {}", publisher.send(loan)?.listeners))
             }
+            // In two, so that the second is nothing but the sending.
+            ["prepare", size] => {
+                let number = self.publisher()?.stats().sent;
+                self.prepared = payload(number, size.parse()?);
+                ok()
+            }
+            ["push"] => {
+                let publisher = self.publisher.as_mut().ok_or("no publisher")?;
+                publisher.publish_bytes(&self.prepared)?;
+                ok()
+            }
+            ["listeners"] => Ok(self.publisher()?.listener_count().to_string()),
             ["alone"] => {
                 while self.publisher()?.listener_count() > 0 {
                     std::thread::yield_now();

@@ -161,6 +161,15 @@ impl Puppet {
             .expect("an answer in time")
     }
 
+    /// An answer, if there is one by now.
+    pub(crate) fn answer_now(&mut self) -> Option<String> {
+        self.answers.try_recv().ok()
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn ask(&mut self, order: &str) -> String {
         self.tell(order);
         self.answer()
