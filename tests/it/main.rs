@@ -6,6 +6,7 @@
 )]
 
 mod coordinator;
+mod corpora;
 mod faults;
 mod hostile;
 mod kill_points;
