@@ -174,6 +174,71 @@ fn memory_at_the_processs_limit_is_an_error_and_others_go_on() {
     must_receive(&mut poor, 10, 10);
 }
 
+/// A control group with so much memory; gone with its owner, who must outlive its members.
+struct MemoryGroup(std::path::PathBuf);
+
+impl MemoryGroup {
+    fn new(bytes: u64) -> Option<Self> {
+        let name = format!("shmesh-test-{}", std::process::id());
+        let groups = [
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            ("/sys/fs/cgroup", "memory.max"),
+        ];
+        for (root, limit) in groups {
+            let group = Self(std::path::Path::new(root).join(&name));
+            let is_made = std::fs::create_dir(&group.0)
+                .and_then(|()| std::fs::write(group.0.join(limit), bytes.to_string()));
+            if is_made.is_ok() {
+                return Some(group);
+            }
+        }
+        println!("skipped: no control group of one's own here");
+        None
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn memory_at_a_control_groups_limit_hurts_nobody_outside() {
+    let Some(group) = MemoryGroup::new(64 << 20) else {
+        return;
+    };
+    let mesh = Mesh::start();
+    let join = format!("echo $$ > {}/cgroup.procs", group.0.display());
+    let Some(mut poor) = restricted(&join) else {
+        return;
+    };
+    let dir = mesh.dir.path().display();
+    assert_eq!(poor.ask(&format!("node poor {} {dir}", mesh.address)), "ok");
+    assert_eq!(poor.ask("pub t 4000000000"), "ok");
+    let node = mesh.node("viewer");
+    let mut from_poor = node.subscriber::<Raw>("t").build().unwrap();
+    assert_eq!(poor.ask("heard"), "ok");
+    assert_eq!(poor.ask("send 3 100000"), "sent 3 refused 0");
+    // The kernel refuses the memory or ends the process: there is no third way.
+    poor.tell("loan 500000000");
+    if let Some(answer) = poor.answer_or_end() {
+        assert!(answer.starts_with("error"), "{answer}");
+        assert_eq!(poor.ask("send 1 100000"), "sent 4 refused 0");
+    }
+    for sequence in 0..3 {
+        let sample = from_poor.recv_blocking(PATIENCE).unwrap();
+        assert!(sample.sequence() == sequence && is_intact(&sample, sequence));
+    }
+    poor.kill();
+    let mut publisher = node.publisher::<Raw>("well").build().unwrap();
+    let mut well = mesh.child("well");
+    assert_eq!(well.ask("sub well keep 64 4"), "ok");
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    publisher.publish_bytes(&payload(0, 500_000)).unwrap();
+    must_receive(&mut well, 1, 1);
+}
+
 #[test]
 fn descriptors_running_out_is_an_error_and_others_go_on() {
     let mesh = Mesh::start();

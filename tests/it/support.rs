@@ -161,6 +161,16 @@ impl Puppet {
             .expect("an answer in time")
     }
 
+    /// The answer, or none if the process ended instead.
+    pub(crate) fn answer_or_end(&mut self) -> Option<String> {
+        use std::sync::mpsc::RecvTimeoutError;
+        match self.answers.recv_timeout(PATIENCE) {
+            Ok(answer) => Some(answer),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("neither an answer nor an end"),
+        }
+    }
+
     /// An answer, if there is one by now.
     pub(crate) fn answer_now(&mut self) -> Option<String> {
         self.answers.try_recv().ok()
