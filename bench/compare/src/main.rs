@@ -26,7 +26,8 @@ Examples:
 `ping` is half a round trip with loaned, unwritten messages; `stream` sends messages one by one,
 written up to 1 KiB, nothing lost; `1.` and `100.` are the first and the hundredth ping on a new
 channel between programs that exchange messages on another one; `idle` is the first ping on a
-channel that was left alone for 30 ms. Both ends spin, each pinned to a core of its own.")]
+channel that was left alone for 30 ms. A measurement is made again while the cores are further apart
+than they are at best, which `bare ns`, a cache line just before and after, shows. Both ends spin, each pinned to a core of its own.")]
 struct Args {
     /// Systems to run
     #[arg(long, value_enum, value_delimiter = ',')]
@@ -77,6 +78,7 @@ fn main() -> Result<()> {
         args.only.clone()
     };
     let mut figures: BTreeMap<(usize, usize), Vec<Figure>> = BTreeMap::new();
+    let mut cores = Cores::look_around()?;
     for round in 0..args.rounds {
         for (task_idx, (task, size)) in TASKS.iter().enumerate() {
             for (system_idx, system) in systems.iter().enumerate() {
@@ -85,7 +87,7 @@ fn main() -> Result<()> {
                     continue;
                 }
                 eprint!("\rround {}: {task:?} {size} {system:?}        ", round + 1);
-                match measure::run(*system, *task, *size, args.seconds) {
+                match cores.measure(*system, *task, *size, args.seconds) {
                     Ok(figure) => {
                         figures
                             .entry((task_idx, system_idx))
@@ -102,7 +104,7 @@ fn main() -> Result<()> {
         .iter()
         .map(|((task, system), all)| {
             let (task, size) = TASKS[*task];
-            median(systems[*system], task, size, all)
+            median(systems[*system], task, size, &cores.nearest(all))
         })
         .collect();
     if args.json {
@@ -112,6 +114,68 @@ fn main() -> Result<()> {
     }
     Ok(())
 }
+
+/// How far apart the two cores are. A host may move them, from one second to the next, and then
+/// one system would be measured with near cores and another with distant ones.
+#[derive(Debug)]
+struct Cores {
+    /// Least time of the bare line so far, in nanoseconds.
+    nearest_ns: f64,
+}
+
+impl Cores {
+    fn look_around() -> Result<Self> {
+        let mut cores = Self {
+            nearest_ns: f64::INFINITY,
+        };
+        for _ in 0..LOOKS {
+            cores.look()?;
+        }
+        Ok(cores)
+    }
+
+    /// Measures while the cores are near, as the bare line before and after says; after some
+    /// attempts, however they are.
+    fn measure(&mut self, system: System, task: Task, size: usize, seconds: f64) -> Result<Figure> {
+        let mut before_ns = self.look()?;
+        let mut attempts = 0;
+        loop {
+            let mut figure = measure::run(system, task, size, seconds)?;
+            let after_ns = self.look()?;
+            figure.bare_ns = before_ns.max(after_ns);
+            attempts += 1;
+            if self.is_near(&figure) || attempts == ATTEMPTS {
+                return Ok(figure);
+            }
+            before_ns = after_ns;
+        }
+    }
+
+    fn is_near(&self, figure: &Figure) -> bool {
+        figure.bare_ns <= NEAR * self.nearest_ns
+    }
+
+    /// The figures that were measured while the cores were near; all if none was.
+    fn nearest(&self, all: &[Figure]) -> Vec<Figure> {
+        let near: Vec<_> = all.iter().copied().filter(|f| self.is_near(f)).collect();
+        if near.is_empty() { all.to_vec() } else { near }
+    }
+
+    fn look(&mut self) -> Result<f64> {
+        let bare = measure::run(System::Bare, Task::Ping, 64, LOOK_SECONDS)?.p50_ns;
+        self.nearest_ns = self.nearest_ns.min(bare);
+        Ok(bare)
+    }
+}
+
+/// Length of a look at the bare line.
+const LOOK_SECONDS: f64 = 0.02;
+/// Looks before the first measurement.
+const LOOKS: u32 = 20;
+/// Times that a measurement is made before it is taken however the cores are.
+const ATTEMPTS: u32 = 3;
+/// Cores are near if the bare line takes at most so many times what it took at best.
+const NEAR: f64 = 2.0;
 
 fn median(system: System, task: Task, size: usize, all: &[Figure]) -> Value {
     let of = |pick: fn(&Figure) -> f64| {
@@ -129,14 +193,15 @@ fn median(system: System, task: Task, size: usize, all: &[Figure]) -> Value {
         "p999_ns": of(|f| f.p999_ns),
         "max_ns": of(|f| f.max_ns),
         "messages_per_s": of(|f| f.messages_per_s),
+        "bare_ns": of(|f| f.bare_ns),
     })
 }
 
 fn print_table(medians: &[Value]) {
     println!("{}", machine());
     println!(
-        "{:<8} {:>9}  {:<10} {:>10} {:>10} {:>10} {:>12} {:>12}",
-        "task", "bytes", "system", "p50 ns", "p99 ns", "p99.9 ns", "msg/s", "ratio"
+        "{:<6} {:>9}  {:<8} {:>8} {:>8} {:>9} {:>11} {:>8} {:>6}",
+        "task", "bytes", "system", "p50 ns", "p99 ns", "p99.9 ns", "msg/s", "bare ns", "ratio"
     );
     for row in medians {
         let is_same = |other: &&Value| {
@@ -153,7 +218,7 @@ fn print_table(medians: &[Value]) {
             }
         });
         println!(
-            "{:<8} {:>9}  {:<10} {:>10.0} {:>10.0} {:>10.0} {:>12.0} {:>12.2}",
+            "{:<6} {:>9}  {:<8} {:>8.0} {:>8.0} {:>9.0} {:>11.0} {:>8.0} {:>6.2}",
             row["task"].as_str().unwrap_or_default(),
             row["message_size"],
             row["system"].as_str().unwrap_or_default(),
@@ -161,10 +226,11 @@ fn print_table(medians: &[Value]) {
             number(&row["p99_ns"]),
             number(&row["p999_ns"]),
             number(&row["messages_per_s"]),
+            number(&row["bare_ns"]),
             ratio.unwrap_or(f64::NAN),
         );
     }
-    println!("ratio: how many times as long as shmesh");
+    println!("ratio: how many times as long as shmesh; bare: a cache line, just before and after");
 }
 
 fn number(value: &Value) -> f64 {

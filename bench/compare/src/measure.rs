@@ -54,6 +54,8 @@ pub struct Figure {
     pub p999_ns: f64,
     pub max_ns: f64,
     pub messages_per_s: f64,
+    /// One way of a bare cache line, the longer of just before and just after.
+    pub bare_ns: f64,
 }
 
 /// What both ends must know.
@@ -195,6 +197,7 @@ impl Visit for Measuring {
             p999_ns: at(100),
             max_ns: at(100),
             messages_per_s: 0.0,
+            bare_ns: 0.0,
         })
     }
 }
@@ -287,6 +290,7 @@ fn figure(halves: &Histogram<u64>, messages_per_s: f64) -> Figure {
         p999_ns: at(0.999),
         max_ns: halves.max() as f64,
         messages_per_s,
+        bare_ns: 0.0,
     }
 }
 
@@ -332,6 +336,8 @@ fn answer<E: Ends>(ends: &mut E, count: u64, is_answered: bool) -> Result<()> {
 
 /// The other end: answers until it is killed.
 pub fn serve(words: &str) -> Result<()> {
+    // It looks for messages without a pause: it must not outlive a measurement that is killed.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     let words: Vec<&str> = words.split(' ').collect();
     let [system, task, size, id] = words[..] else {
         bail!("--peer is for this program only")
