@@ -20,9 +20,9 @@ pub(crate) struct Draft(Box<Sheet>);
 
 /// Where a message is until it is sent. Sheets are used again and again.
 #[derive(Debug)]
-#[repr(align(16))]
+#[repr(C, align(16))]
 struct Sheet {
-    /// The message, as long as it has no chunk.
+    /// The message, as long as it has no chunk; first, so that it is aligned like every payload.
     inline: [u8; INLINE_BYTES],
     chunk: Option<Chunk<Segment>>,
     /// Bytes of it.
@@ -231,3 +231,5 @@ impl DerefMut for Loan<crate::Raw> {
         self.draft.bytes_mut()
     }
 }
+
+const _: () = assert!(core::mem::offset_of!(Sheet, inline).is_multiple_of(16));
