@@ -27,7 +27,8 @@ Examples:
 written up to 1 KiB, nothing lost; `1.` and `100.` are the first and the hundredth ping on a new
 channel between programs that exchange messages on another one; `idle` is the first ping on a
 channel that was left alone for 30 ms. A measurement is made again while the cores are further
-apart than at best, which `bare ns`, a cache line just before and after, shows. Both ends spin, each pinned to a core of its own.")]
+apart than at best, which `bare ns`, a cache line just before and after, shows. Both ends spin,
+each pinned to a core of its own.")]
 struct Args {
     /// Systems to run
     #[arg(long, value_enum, value_delimiter = ',')]
