@@ -193,7 +193,25 @@ impl Outlet {
 pub(crate) struct Outlets {
     pub(crate) is_closed: bool,
     pub(crate) segments: Vec<(u32, Arc<Segment>)>,
-    pub(crate) channels: Vec<(ChannelKey, Outlet)>,
+    pub(crate) listeners: Vec<Listener>,
+}
+
+/// A subscriber as its publisher's node knows it.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    key: ChannelKey,
+    pub(crate) outlet: Outlet,
+    /// True when it has said that it can receive.
+    is_ready: bool,
+}
+
+impl Outlets {
+    fn ready_count(&self) -> usize {
+        self.listeners
+            .iter()
+            .filter(|listener| listener.is_ready)
+            .count()
+    }
 }
 
 /// What the driver sees of a publisher.
@@ -223,19 +241,35 @@ impl PublisherShared {
             return false;
         }
         introduce(&outlets.segments);
-        outlets.channels.push((channel.key, outlet));
-        let count = outlets.channels.len();
+        outlets.listeners.push(Listener {
+            key: channel.key,
+            outlet,
+            is_ready: false,
+        });
         self.inbox.push(PublisherEvent::Add(Box::new(channel)));
+        true
+    }
+
+    /// The subscriber of a channel can receive: it counts as a listener from now on.
+    pub(crate) fn ready(&self, key: ChannelKey) {
+        let mut outlets = lock(&self.outlets);
+        let listener = outlets
+            .listeners
+            .iter_mut()
+            .find(|listener| listener.key == key);
+        if let Some(listener) = listener {
+            listener.is_ready = true;
+        }
+        let count = outlets.ready_count();
         drop(outlets);
         self.listeners.send_replace(count);
-        true
     }
 
     /// Takes a channel away: its subscriber is gone.
     pub(crate) fn remove(&self, key: ChannelKey) {
         let mut outlets = lock(&self.outlets);
-        outlets.channels.retain(|(other, _)| *other != key);
-        let count = outlets.channels.len();
+        outlets.listeners.retain(|listener| listener.key != key);
+        let count = outlets.ready_count();
         self.inbox.push(PublisherEvent::Remove(key));
         drop(outlets);
         self.listeners.send_replace(count);
@@ -247,8 +281,8 @@ impl PublisherShared {
     pub(crate) fn close(&self) {
         let mut outlets = lock(&self.outlets);
         outlets.is_closed = true;
-        for (_, outlet) in outlets.channels.drain(..) {
-            outlet.closed();
+        for listener in outlets.listeners.drain(..) {
+            listener.outlet.closed();
         }
     }
 }

@@ -421,8 +421,16 @@ impl<P: Payload> Subscriber<P> {
                         max: self.shared.ring.held_max,
                     });
                 }
-                // A message came just now, or its segment is still on the way.
-                idx += 1;
+                if !channel.is_closed {
+                    // A message came just now, or its segment is still on the way.
+                    idx += 1;
+                    continue;
+                }
+                match channel.consumer.next_or_skip() {
+                    Ok(Some(received)) => return self.finish(idx, received).map(Some),
+                    Ok(None) => self.retire(idx),
+                    Err(corrupt) => return Err(self.give_up(idx, corrupt)),
+                }
             } else if channel.is_closed {
                 self.retire(idx);
             } else {

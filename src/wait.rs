@@ -3,7 +3,8 @@
 //! A sleeper parks first (`Parker::begin_park`), looks once more, and then waits for its event.
 //! The event is never read: it is watched edge-triggered, and every ring is a new edge.
 
-use std::os::fd::OwnedFd;
+use std::borrow::Borrow;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,7 +20,10 @@ use crate::error::Error;
 /// closed meanwhile. An `OwnedFd` cannot, and the replacement is an unsafe function, which this
 /// crate has none of.
 #[allow(deprecated)]
-pub(crate) fn watched(fd: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn watched<F>(fd: F, interest: Interest) -> std::io::Result<AsyncFd<F>>
+where
+    F: AsRawFd + Borrow<OwnedFd>,
+{
     AsyncFd::with_interest(fd, interest)
 }
 

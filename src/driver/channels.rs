@@ -224,6 +224,7 @@ impl<'a> Channels<'a> {
         if !publisher.add(tx, outlet, introduce) {
             return Ok(false);
         }
+        publisher.ready(key);
         let (subscriber, way) = (Arc::clone(subscriber), Way::Local { publisher });
         self.incoming.insert(
             channel,
@@ -321,6 +322,15 @@ impl<'a> Channels<'a> {
             LinkFrame::Attached { channel, bell } => {
                 self.on_attached(link, channel, bell, next()?, next()?)?;
             }
+            LinkFrame::Ready { channel } => {
+                let key = ChannelKey {
+                    subscriber_node: link.peer(),
+                    channel,
+                };
+                if let Some(outgoing) = self.outgoing.get(&key) {
+                    outgoing.publisher.ready(key);
+                }
+            }
             LinkFrame::Refused { channel, reason } => self.on_refused(link, channel, &reason),
             LinkFrame::Segment {
                 channel,
@@ -401,6 +411,7 @@ impl<'a> Channels<'a> {
             is_closed: false,
         };
         subscriber.tell(SubscriberEvent::Add(Box::new(rx)));
+        link.send(&LinkFrame::Ready { channel }, Vec::new());
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::id::{NodeId, random_bytes};
 
 /// Version of the protocol: frames, link messages and coordinator messages.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 /// Bytes of a hello.
 pub const HELLO_BYTES: usize = 128;
 
@@ -180,7 +180,7 @@ mod tests {
             matches!(
                 error,
                 Error::Version {
-                    ours: 1,
+                    ours: PROTOCOL_VERSION,
                     theirs: 99
                 }
             ),

@@ -56,6 +56,13 @@ struct Outgoing {
     handed: Vec<Handed>,
 }
 
+impl Outgoing {
+    fn try_send(&self, socket: &OwnedFd) -> Result<(), Errno> {
+        let descriptors: Vec<_> = self.handed.iter().map(Handed::fd).collect();
+        try_send(socket.as_fd(), &self.packet, &descriptors)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Queue {
     packets: VecDeque<Outgoing>,
@@ -65,23 +72,26 @@ struct Queue {
 #[derive(Debug)]
 struct LinkShared {
     peer: NodeId,
+    socket: Arc<OwnedFd>,
+    /// Nothing is sent but under its lock, so that packets stay in order.
     queue: Mutex<Queue>,
     filled: Notify,
 }
 
 /// The sending side of a link, for any thread. Never blocks: a peer that does not read until the
-/// queue is full is cut off.
+/// queue is full is cut off. What the kernel takes at once is out of this process, which may end.
 #[derive(Clone, Debug)]
 pub(crate) struct LinkHandle {
     shared: Arc<LinkShared>,
 }
 
 impl LinkHandle {
-    fn new(peer: NodeId) -> Self {
+    fn new(peer: NodeId, socket: Arc<OwnedFd>) -> Self {
         let (queue, filled) = (Mutex::default(), Notify::new());
         Self {
             shared: Arc::new(LinkShared {
                 peer,
+                socket,
                 queue,
                 filled,
             }),
@@ -97,14 +107,19 @@ impl LinkHandle {
                 return;
             }
         };
+        let next = Outgoing { packet, handed };
         let mut queue = lock(&self.shared.queue);
+        let is_first = queue.packets.is_empty() && !queue.is_closed;
+        if is_first && next.try_send(&self.shared.socket).is_ok() {
+            return;
+        }
         if queue.packets.len() >= LINK_QUEUE_FRAMES_MAX {
             tracing::warn!(peer = %self.shared.peer, "the peer does not read its link: cut off");
             queue.is_closed = true;
             queue.packets.clear();
         }
         if !queue.is_closed {
-            queue.packets.push_back(Outgoing { packet, handed });
+            queue.packets.push_back(next);
         }
         drop(queue);
         self.shared.filled.notify_one();
@@ -222,7 +237,7 @@ async fn serve(
         source,
     };
     let interest = Interest::READABLE | Interest::WRITABLE;
-    let socket = watched(socket, interest).map_err(watch)?;
+    let socket = watched(Arc::new(socket), interest).map_err(watch)?;
     let deadline = Duration::from_millis(HANDSHAKE_MS_MAX);
     let greeting = greet(&socket, &mut session, first);
     let peer = tokio::time::timeout(deadline, greeting).await;
@@ -230,7 +245,7 @@ async fn serve(
     if expected.is_some_and(|expected| expected != peer.id) {
         return Err(Error::Protocol("another node answers at this address"));
     }
-    let link = LinkHandle::new(peer.id);
+    let link = LinkHandle::new(peer.id, Arc::clone(socket.get_ref()));
     let sent = config
         .events
         .send(LinkEvent::Up { link: link.clone() })
@@ -248,7 +263,7 @@ async fn serve(
 }
 
 async fn greet(
-    socket: &AsyncFd<OwnedFd>,
+    socket: &AsyncFd<Arc<OwnedFd>>,
     session: &mut Session,
     first: Option<Vec<u8>>,
 ) -> Result<Hello, Error> {
@@ -271,7 +286,7 @@ async fn greet(
 }
 
 async fn read_all(
-    socket: &AsyncFd<OwnedFd>,
+    socket: &AsyncFd<Arc<OwnedFd>>,
     session: &mut Session,
     link: &LinkHandle,
     events: &mpsc::Sender<LinkEvent>,
@@ -301,29 +316,44 @@ async fn read_all(
     }
 }
 
-async fn write_all(socket: &AsyncFd<OwnedFd>, link: &LinkHandle) -> Error {
+async fn write_all(socket: &AsyncFd<Arc<OwnedFd>>, link: &LinkHandle) -> Error {
+    let what = "send over the host link";
     loop {
-        let next = {
-            let mut queue = lock(&link.shared.queue);
-            match queue.packets.pop_front() {
-                Some(next) => Some(next),
-                None if queue.is_closed => return Error::Closed,
-                None => None,
+        let is_empty = {
+            let queue = lock(&link.shared.queue);
+            if queue.packets.is_empty() && queue.is_closed {
+                return Error::Closed;
             }
+            queue.packets.is_empty()
         };
-        let Some(next) = next else {
+        if is_empty {
             link.shared.filled.notified().await;
             continue;
+        }
+        let mut ready = match socket.ready(Interest::WRITABLE).await {
+            Ok(ready) => ready,
+            Err(source) => return Error::Io { what, source },
         };
-        let descriptors: Vec<_> = next.handed.iter().map(Handed::fd).collect();
-        if let Err(error) = send_packet(socket, &next.packet, &descriptors).await {
-            return error;
+        let mut queue = lock(&link.shared.queue);
+        while let Some(next) = queue.packets.front() {
+            match next.try_send(socket.get_ref()) {
+                Ok(()) => drop(queue.packets.pop_front()),
+                Err(Errno::AGAIN) => {
+                    ready.clear_ready();
+                    break;
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => {
+                    let source = errno.into();
+                    return Error::Io { what, source };
+                }
+            }
         }
     }
 }
 
 async fn send_packet(
-    socket: &AsyncFd<OwnedFd>,
+    socket: &AsyncFd<Arc<OwnedFd>>,
     packet: &[u8],
     descriptors: &[BorrowedFd<'_>],
 ) -> Result<(), Error> {
@@ -364,7 +394,7 @@ fn try_send(
 /// Bytes and the descriptors that came beside them.
 type Packet = (Vec<u8>, Vec<OwnedFd>);
 
-async fn receive_packet(socket: &AsyncFd<OwnedFd>) -> Result<Packet, Error> {
+async fn receive_packet(socket: &AsyncFd<Arc<OwnedFd>>) -> Result<Packet, Error> {
     let what = "receive from the host link";
     loop {
         let ready = socket.ready(Interest::READABLE).await;
@@ -373,7 +403,8 @@ async fn receive_packet(socket: &AsyncFd<OwnedFd>) -> Result<Packet, Error> {
             Ok(Some(received)) => return Ok(received),
             Ok(None) => return Err(Error::Protocol("packet or descriptors cut off")),
             Err(Errno::AGAIN) => ready.clear_ready(),
-            Err(Errno::INTR) => {}
+            // A peer that went without reading all we said. What it said is still to be read.
+            Err(Errno::INTR | Errno::CONNRESET) => {}
             Err(errno) => {
                 return Err(Error::Io {
                     what,
@@ -399,7 +430,7 @@ fn try_receive(socket: BorrowedFd<'_>) -> Result<Option<Packet>, Errno> {
         }
     }
     if received.bytes == 0 {
-        return Err(Errno::CONNRESET);
+        return Err(Errno::PIPE);
     }
     if received
         .flags

@@ -1,7 +1,9 @@
 //! What two nodes say to each other over a link, and in which order. Sans-IO.
 //!
 //! After the handshake both sides may send any [`LinkFrame`]. The subscriber's node asks for a
-//! channel (`Attach`) and brings its half; the publisher's node answers with its own (`Attached`).
+//! channel (`Attach`) and brings its half; the publisher's node answers with its own (`Attached`);
+//! the subscriber's node says when it has all it needs (`Ready`): what is sent from then on is
+//! received, even if the publisher's process ends at once.
 //! Descriptors travel beside the frame that names them: how many each must bring is fixed here.
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +34,11 @@ pub enum LinkFrame {
         channel: u64,
         /// Parked word of the publisher.
         bell: u32,
+    },
+    /// "We have what you sent us."
+    Ready {
+        /// The channel.
+        channel: u64,
     },
     /// "You get no channel."
     Refused {
@@ -111,7 +118,8 @@ impl LinkFrame {
         match self {
             Self::Attach(_) | Self::Attached { .. } => 2,
             Self::Bells { .. } | Self::Segment { .. } => 1,
-            Self::Refused { .. }
+            Self::Ready { .. }
+            | Self::Refused { .. }
             | Self::SegmentGone { .. }
             | Self::Detach { .. }
             | Self::Closed { .. } => 0,

@@ -281,7 +281,10 @@ fn a_peer_that_lies_in_its_half_loses_its_channel_only() {
     let peer = with_bells(&setting);
     let keeping = attach(|attach| attach.overwrites = false);
     peer.say(&keeping, &[segment.fd(), event.fd()]);
-    assert!(matches!(peer.hear(), Some(LinkFrame::Attached { .. })));
+    let Some(LinkFrame::Attached { channel, .. }) = peer.hear() else {
+        panic!("a channel")
+    };
+    peer.say(&LinkFrame::Ready { channel }, &[]);
     setting
         .publisher
         .wait_for_listener_blocking(PATIENCE)

@@ -185,24 +185,58 @@ fn a_process_leaves_at_a_signal_and_dies_of_it() {
 }
 
 #[test]
+fn the_last_message_before_an_exit_arrives() {
+    let mesh = Mesh::start();
+    let node = mesh.node("listener");
+    let mut subscriber = node.subscriber::<Raw>("t").build().unwrap();
+    for size in [8, 200_000] {
+        for _ in 0..25 {
+            let mut hasty = mesh.child("hasty");
+            assert_eq!(hasty.ask(&format!("pub t {ARENA}")), "ok");
+            assert_eq!(hasty.ask("heard"), "ok");
+            assert_eq!(hasty.ask(&format!("prepare {size}")), "ok");
+            hasty.tell("quit");
+            let sample = subscriber.recv_blocking(PATIENCE).unwrap();
+            assert!(sample.len() == size && is_intact(&sample, 0));
+            assert!(hasty.wait().success());
+        }
+    }
+}
+
+/// True if the next start of a node leaves no status page of a node of this name.
+fn is_swept(mesh: &Mesh, of: &str) -> bool {
+    drop(mesh.node("next"));
+    let is_its =
+        |name: &String| shmesh_shm::StatusReader::open(name).is_ok_and(|page| page.node().1 == of);
+    !shmesh_shm::status::list().iter().any(is_its)
+}
+
+#[test]
+fn a_zombie_is_dead() {
+    let mesh = Mesh::start();
+    let node = mesh.node("listener");
+    let subscriber = node.subscriber::<Raw>("t").build().unwrap();
+    let mut zombie = mesh.child("zombie");
+    assert_eq!(zombie.ask("pub t 1000000"), "ok");
+    assert_eq!(zombie.ask("heard"), "ok");
+    // Nobody waits for it: the process stays in the table.
+    zombie.signal(Signal::KILL);
+    eventually("its death is seen", || subscriber.publisher_count() == 0);
+    eventually("its page is swept", || is_swept(&mesh, "zombie"));
+    assert!(std::fs::exists(format!("/proc/{}", zombie.id())).unwrap());
+}
+
+#[test]
 fn a_hundred_kills_leave_nothing_behind() {
     let mesh = Mesh::start();
     for _ in 0..100 {
-        let mut child = mesh.child("doomed");
+        let mut child = mesh.child("ephemeral");
         assert_eq!(child.ask("pub t 1000000"), "ok");
         child.kill();
     }
     let node = mesh.node("last");
     let sockets = std::fs::read_dir(mesh.dir.path()).unwrap().count();
     assert_eq!(sockets, 1, "only the living node's socket");
-    for name in shmesh_shm::status::list() {
-        if let Ok(page) = shmesh_shm::StatusReader::open(&name) {
-            let (_, owner) = page.node();
-            assert!(
-                owner != "doomed" || page.is_alive(),
-                "{name} is a dead node's"
-            );
-        }
-    }
     drop(node);
+    assert!(is_swept(&mesh, "ephemeral"));
 }

@@ -132,6 +132,11 @@ impl Role {
                 publisher.publish_bytes(&self.prepared)?;
                 ok()
             }
+            ["quit"] => {
+                let publisher = self.publisher.as_mut().ok_or("no publisher")?;
+                publisher.publish_bytes(&self.prepared)?;
+                std::process::exit(0);
+            }
             ["listeners"] => Ok(self.publisher()?.listener_count().to_string()),
             ["alone"] => {
                 while self.publisher()?.listener_count() > 0 {

@@ -255,6 +255,22 @@ impl Consumer {
         Ok(None)
     }
 
+    /// Takes the next message of a producer that is gone. One that lies in a segment that is not
+    /// known will never be known: it is given up, and counts as overwritten.
+    ///
+    /// # Errors
+    /// As [`try_next`](Self::try_next).
+    pub fn next_or_skip(&mut self) -> Result<Option<Received>, Corrupt> {
+        for _ in 0..self.ring.capacity() {
+            let next = self.try_next()?;
+            if next.is_some() || !self.is_ready() {
+                return Ok(next);
+            }
+            self.skip(1);
+        }
+        Ok(None)
+    }
+
     #[cold]
     fn first(&self) -> u64 {
         // Relaxed: stored before the stamp that was loaded with Acquire.

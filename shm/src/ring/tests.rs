@@ -313,6 +313,33 @@ fn a_message_waits_until_its_segment_is_known() {
 }
 
 #[test]
+fn what_a_gone_producer_left_out_of_reach_is_given_up_and_counted() {
+    for mode in [Mode::Overwrite, Mode::Keep] {
+        let (mut producer, mut consumer) = ends(config(4, mode));
+        let place = ChunkRef {
+            segment: 3,
+            offset: 64,
+            len: 10,
+        };
+        for sequence in 0..2 {
+            let head = Head {
+                sequence,
+                sent_ns: 0,
+            };
+            producer
+                .push_chunk(head, place, Default::default(), |_| {})
+                .unwrap();
+        }
+        push(&mut producer, 2, b"whole").unwrap();
+        assert!(consumer.try_next().unwrap().is_none(), "it waits");
+        let last = consumer.next_or_skip().unwrap().unwrap();
+        assert_eq!((last.sequence(), last.lost()), (2, 2));
+        assert!(consumer.next_or_skip().unwrap().is_none());
+        assert_eq!((consumer.overwritten(), consumer.passed()), (2, 3));
+    }
+}
+
+#[test]
 fn what_no_producer_writes_is_corrupt_and_never_followed() {
     let spoil: [(&str, fn(&RingHalf)); 5] = [
         ("stamp of another slot", |ring| {

@@ -90,8 +90,8 @@ impl Outbox {
         self.counters
             .set(Counter::ArenaBytes, self.arena.bytes() as u64);
         let mut outlets = lock(&self.shared.outlets);
-        for (_, outlet) in &outlets.channels {
-            outlet.segment(number, &segment);
+        for listener in &outlets.listeners {
+            listener.outlet.segment(number, &segment);
         }
         outlets.segments.push((number, segment));
     }
@@ -103,10 +103,9 @@ impl Outbox {
             .segments
             .retain(|(number, _)| !retired.contains(number));
         for number in &retired {
-            outlets
-                .channels
-                .iter()
-                .for_each(|(_, outlet)| outlet.segment_gone(*number));
+            for listener in &outlets.listeners {
+                listener.outlet.segment_gone(*number);
+            }
         }
         self.counters
             .set(Counter::ArenaBytes, self.arena.bytes() as u64);
