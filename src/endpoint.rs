@@ -98,6 +98,13 @@ impl<T> Inbox<T> {
         self.is_full.load(Ordering::Acquire)
     }
 
+    /// Takes out the first item that `is_it`.
+    pub(crate) fn take_back(&self, is_it: impl Fn(&T) -> bool) -> Option<T> {
+        let mut items = lock(&self.items);
+        let idx = items.iter().position(is_it)?;
+        Some(items.remove(idx))
+    }
+
     pub(crate) fn take(&self) -> Vec<T> {
         // Lowered first: a push after the take raises it again.
         self.is_full.store(false, Ordering::Release);
@@ -270,7 +277,15 @@ impl PublisherShared {
         let mut outlets = lock(&self.outlets);
         outlets.listeners.retain(|listener| listener.key != key);
         let count = outlets.ready_count();
-        self.inbox.push(PublisherEvent::Remove(key));
+        // A publisher that does not send takes no news: what it never saw it need not forget, and
+        // is not kept until then.
+        let is_its = |event: &PublisherEvent| match event {
+            PublisherEvent::Add(channel) => channel.key == key,
+            PublisherEvent::Remove(_) => false,
+        };
+        if self.inbox.take_back(is_its).is_none() {
+            self.inbox.push(PublisherEvent::Remove(key));
+        }
         drop(outlets);
         self.listeners.send_replace(count);
         // Wakes a publisher that waits for room in this channel.

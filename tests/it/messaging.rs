@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 use shmesh::rkyv::{Archive, Serialize};
 use shmesh::{Error, Overflow, Raw, RecvError, Validation};
 
-use crate::support::{Mesh, PATIENCE, is_intact, payload};
+use crate::support::{Mesh, PATIENCE, eventually, is_intact, payload};
 
 #[derive(Archive, Serialize, Clone)]
 #[rkyv(crate = shmesh::rkyv)]
@@ -94,6 +94,25 @@ fn a_connected_subscriber_lacks_nothing_of_what_its_publisher_had() {
 }
 
 #[test]
+fn a_publisher_that_never_sends_keeps_nothing_of_subscribers_that_went() {
+    let mesh = Mesh::start();
+    let here = mesh.node("here");
+    let mut idle = mesh.child("idle");
+    assert_eq!(idle.ask("pub t 1000000"), "ok");
+    // Keeps the two nodes linked.
+    let mut other = here.subscriber::<Raw>("t").build().unwrap();
+    other.wait_for_publisher_blocking(PATIENCE).unwrap();
+    let before = idle.ask("descriptors");
+    for _ in 0..20 {
+        let mut brief = here.subscriber::<Raw>("t").build().unwrap();
+        brief.wait_for_publisher_blocking(PATIENCE).unwrap();
+    }
+    eventually("as many descriptors as before", || {
+        idle.ask("descriptors") == before
+    });
+}
+
+#[test]
 fn another_type_is_refused_with_both_names() {
     let mesh = Mesh::start();
     let (one, other) = (mesh.node("one"), mesh.node("other"));
@@ -101,7 +120,7 @@ fn another_type_is_refused_with_both_names() {
     while other.peers().is_empty() {
         std::thread::yield_now();
     }
-    crate::support::eventually("the mismatch is known", || {
+    eventually("the mismatch is known", || {
         match other.subscriber::<u64>("topic").build() {
             Err(Error::TypeMismatch {
                 ours, theirs, node, ..
@@ -381,7 +400,7 @@ fn a_closed_node_is_gone_for_its_peers_but_what_it_sent_is_not() {
         is_intact(&sample, 0),
         "sent just before the end, and readable after it"
     );
-    crate::support::eventually("no publisher is left", || {
+    eventually("no publisher is left", || {
         let _ = messages.try_recv();
         messages.publisher_count() == 0
     });
