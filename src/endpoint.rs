@@ -24,6 +24,16 @@ pub(crate) struct ChannelKey {
     pub(crate) channel: u64,
 }
 
+impl ChannelKey {
+    /// Of a channel to a subscriber of the peer.
+    pub(crate) fn over(link: &LinkHandle, channel: u64) -> Self {
+        Self {
+            subscriber_node: link.peer(),
+            channel,
+        }
+    }
+}
+
 /// How a subscription deals with messages it cannot take yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overflow {
@@ -309,6 +319,22 @@ pub(crate) struct RxChannel {
     pub(crate) consumer: Consumer,
     /// True when nothing more comes than what is in the ring.
     pub(crate) is_closed: bool,
+}
+
+impl RxChannel {
+    pub(crate) fn new(channel: u64, consumer: Consumer) -> Self {
+        Self {
+            channel,
+            consumer,
+            is_closed: false,
+        }
+    }
+
+    pub(crate) fn add_segment(&mut self, number: u32, block: Arc<dyn Block>) {
+        if let Err(error) = self.consumer.add_segment(number, block) {
+            tracing::warn!(%error, "segment refused");
+        }
+    }
 }
 
 /// News for a subscriber.

@@ -476,10 +476,8 @@ impl<P: Payload> Subscriber<P> {
                     number,
                     block,
                 } => {
-                    if let Some(found) = self.find(channel)
-                        && let Err(error) = found.consumer.add_segment(number, block)
-                    {
-                        tracing::warn!(%error, "segment refused");
+                    if let Some(found) = self.find(channel) {
+                        found.add_segment(number, block);
                     }
                 }
                 SubscriberEvent::SegmentGone { channel, number } => {

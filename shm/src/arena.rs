@@ -427,14 +427,14 @@ impl<S: Store> Arena<S> {
         Ok((number, block))
     }
 
-    /// Touches what the next messages in each segment will touch.
+    /// Touches what the next messages of each size will touch.
     pub fn warm(&mut self) {
         self.take_returns();
-        for number in 0..self.segments.len() {
-            let Some(segment) = &self.segments[number] else {
+        for class in 0..CLASS_COUNT {
+            if self.free[class].is_empty() {
                 continue;
-            };
-            let bytes = segment.chunk_bytes;
+            }
+            let bytes = class_bytes(class);
             let chunks = [self.take(bytes), self.take(bytes)];
             for chunk in chunks.into_iter().rev().flatten() {
                 let id = self.publish(chunk);

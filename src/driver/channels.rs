@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use shmesh_shm::ring::ARENA_SEGMENTS_MAX;
 use shmesh_shm::segment::{SEGMENT_BYTES_MAX, bytes_with_rounding};
 use shmesh_shm::{
-    Block, BorrowHalf, Consumer, Event, Fencing, Mode, Origin, PeerBellPage, PeerSegment, Producer,
+    BorrowHalf, Consumer, Event, Fencing, Mode, Origin, PeerBellPage, PeerSegment, Producer,
     RingHalf, Ringer, Segment,
 };
 
@@ -193,8 +193,8 @@ impl<'a> Channels<'a> {
         let (ring, borrows) = subscriber.ring.halves_on_heap();
         let producer = Producer::new(ring.clone(), borrows.clone(), subscriber.ring)?;
         let (origin, space) = (Arc::clone(&publisher.origin), space.map(Arc::new));
-        let mut consumer =
-            Consumer::new(ring, borrows, subscriber.ring, Arc::clone(&origin), space)?;
+        let consumer = Consumer::new(ring, borrows, subscriber.ring, Arc::clone(&origin), space)?;
+        let mut rx = RxChannel::new(channel, consumer);
         let key = ChannelKey {
             subscriber_node: self.shared.info.id,
             channel,
@@ -213,13 +213,9 @@ impl<'a> Channels<'a> {
         };
         let introduce = |segments: &[(u32, Arc<Segment>)]| {
             for (number, segment) in segments {
-                add_segment(&mut consumer, *number, Arc::clone(segment) as _);
+                rx.add_segment(*number, Arc::clone(segment) as _);
             }
-            subscriber.tell(SubscriberEvent::Add(Box::new(RxChannel {
-                channel,
-                consumer,
-                is_closed: false,
-            })));
+            subscriber.tell(SubscriberEvent::Add(Box::new(rx)));
         };
         if !publisher.add(tx, outlet, introduce) {
             return Ok(false);
@@ -323,10 +319,7 @@ impl<'a> Channels<'a> {
                 self.on_attached(link, channel, bell, next()?, next()?)?;
             }
             LinkFrame::Ready { channel } => {
-                let key = ChannelKey {
-                    subscriber_node: link.peer(),
-                    channel,
-                };
+                let key = ChannelKey::over(link, channel);
                 if let Some(outgoing) = self.outgoing.get(&key) {
                     outgoing.publisher.ready(key);
                 }
@@ -346,10 +339,7 @@ impl<'a> Channels<'a> {
                 }
             }
             LinkFrame::Detach { channel } => {
-                let key = ChannelKey {
-                    subscriber_node: link.peer(),
-                    channel,
-                };
+                let key = ChannelKey::over(link, channel);
                 if let Some(outgoing) = self.outgoing.remove(&key) {
                     outgoing.publisher.remove(key);
                 }
@@ -401,15 +391,11 @@ impl<'a> Channels<'a> {
         let capacity = subscriber.ring.capacity();
         let bytes = bytes_with_rounding(RingHalf::bytes(capacity));
         let ring = RingHalf::open(PeerSegment::map(half, bytes)?, capacity)?;
-        let mut consumer = Consumer::new(ring, borrows, subscriber.ring, origin, space)?;
+        let consumer = Consumer::new(ring, borrows, subscriber.ring, origin, space)?;
+        let mut rx = RxChannel::new(channel, consumer);
         for (number, segment) in segments {
-            add_segment(&mut consumer, number, segment);
+            rx.add_segment(number, segment);
         }
-        let rx = RxChannel {
-            channel,
-            consumer,
-            is_closed: false,
-        };
         subscriber.tell(SubscriberEvent::Add(Box::new(rx)));
         link.send(&LinkFrame::Ready { channel }, Vec::new());
         Ok(())
@@ -573,11 +559,5 @@ impl Incoming {
             }
             Way::Refused { .. } => {}
         }
-    }
-}
-
-fn add_segment(consumer: &mut Consumer, number: u32, block: Arc<dyn Block>) {
-    if let Err(error) = consumer.add_segment(number, block) {
-        tracing::warn!(%error, "segment refused");
     }
 }

@@ -268,19 +268,19 @@ async fn greet(
     first: Option<Vec<u8>>,
 ) -> Result<Hello, Error> {
     if let Some(first) = first {
-        send_packet(socket, &first, &[]).await?;
+        send_packet(socket, &first).await?;
     }
     let (packet, descriptors) = receive_packet(socket).await?;
     let stepped = session.receive(&packet, descriptors.len());
     if let Err(Error::Version { .. }) = stepped {
         // So that the other side learns our version too.
-        send_packet(socket, &session.hello(), &[]).await?;
+        send_packet(socket, &session.hello()).await?;
     }
     let Step::Up { peer, reply } = stepped? else {
         return Err(Error::Protocol("not a greeting"));
     };
     if let Some(reply) = reply {
-        send_packet(socket, &reply, &[]).await?;
+        send_packet(socket, &reply).await?;
     }
     Ok(peer)
 }
@@ -352,16 +352,12 @@ async fn write_all(socket: &AsyncFd<Arc<OwnedFd>>, link: &LinkHandle) -> Error {
     }
 }
 
-async fn send_packet(
-    socket: &AsyncFd<Arc<OwnedFd>>,
-    packet: &[u8],
-    descriptors: &[BorrowedFd<'_>],
-) -> Result<(), Error> {
+async fn send_packet(socket: &AsyncFd<Arc<OwnedFd>>, packet: &[u8]) -> Result<(), Error> {
     let what = "send over the host link";
     loop {
         let ready = socket.ready(Interest::WRITABLE).await;
         let mut ready = ready.map_err(|source| Error::Io { what, source })?;
-        match try_send(socket.get_ref().as_fd(), packet, descriptors) {
+        match try_send(socket.get_ref().as_fd(), packet, &[]) {
             Ok(()) => return Ok(()),
             Err(Errno::AGAIN) => ready.clear_ready(),
             Err(Errno::INTR) => {}

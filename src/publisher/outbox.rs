@@ -119,8 +119,7 @@ impl Outbox {
         let blank = self.take_blank();
         self.blanks.push(blank);
         self.arena.warm();
-        for channel in &mut self.channels {
-            channel.producer.warm();
+        for channel in &self.channels {
             channel.bell.ring_if_parked();
         }
         for counter in [Counter::Messages, Counter::Bytes] {
@@ -417,7 +416,7 @@ impl Outbox {
             match event {
                 PublisherEvent::Add(mut channel) => {
                     channel.producer.begin(self.sequence);
-                    channel.producer.claim_ahead();
+                    channel.producer.warm();
                     self.channels.push(*channel);
                 }
                 PublisherEvent::Remove(key) => {

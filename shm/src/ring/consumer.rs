@@ -256,7 +256,8 @@ impl Consumer {
     }
 
     /// Takes the next message of a producer that is gone. One that lies in a segment that is not
-    /// known will never be known: it is given up, and counts as overwritten.
+    /// known will never be known: it is given up, and counts as overwritten. Not to be called while
+    /// the consumer holds as many chunks as it may: what has to wait then would be given up, too.
     ///
     /// # Errors
     /// As [`try_next`](Self::try_next).

@@ -35,10 +35,7 @@ impl Channels<'_> {
         event: OwnedFd,
     ) -> Result<(), Error> {
         let channel = attach.channel;
-        let key = ChannelKey {
-            subscriber_node: link.peer(),
-            channel,
-        };
+        let key = ChannelKey::over(link, channel);
         if self.outgoing.contains_key(&key) {
             return Err(Error::Protocol("channel number used twice"));
         }
