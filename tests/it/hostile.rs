@@ -274,6 +274,29 @@ fn wishes_out_of_bounds_are_refused_or_end_the_link() {
 }
 
 #[test]
+fn a_subscriber_counts_as_a_listener_once_it_says_that_it_can_receive() {
+    let mut setting = Setting::new();
+    let event = Event::new().unwrap();
+    let (first, second) = (half(), half());
+    let peer = with_bells(&setting);
+    peer.say(&attach(|_| {}), &[first.fd(), event.fd()]);
+    let Some(LinkFrame::Attached { channel, .. }) = peer.hear() else {
+        panic!("a channel")
+    };
+    // An answer to the second means that all of the first is done.
+    let again = attach(|attach| attach.channel += 1);
+    peer.say(&again, &[second.fd(), event.fd()]);
+    assert!(matches!(peer.hear(), Some(LinkFrame::Attached { .. })));
+    assert_eq!(setting.publisher.listener_count(), 0);
+    peer.say(&LinkFrame::Ready { channel }, &[]);
+    setting
+        .publisher
+        .wait_for_listener_blocking(PATIENCE)
+        .unwrap();
+    assert_eq!(setting.publisher.listener_count(), 1);
+}
+
+#[test]
 fn a_peer_that_lies_in_its_half_loses_its_channel_only() {
     let mut setting = Setting::new();
     let event = Event::new().unwrap();
