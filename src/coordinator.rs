@@ -10,29 +10,29 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::net::tcp::OwnedWriteHalf;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
 
 use crate::endpoint::lock;
 use crate::error::Error;
 use crate::id::{NodeId, random_bytes};
 use crate::limits::{
-    ACCEPT_PAUSE_MS, CHANGES_PER_FRAME_MAX, CONNECTIONS_MAX, DELTA_COALESCE_MS,
-    DELTA_QUEUE_FRAMES_MAX, HANDSHAKE_MS_MAX, HEARTBEAT_MS, LEASE_MS,
+    CHANGES_PER_FRAME_MAX, CONNECTIONS_MAX, DELTA_COALESCE_MS, DELTA_QUEUE_FRAMES_MAX,
+    HEARTBEAT_MS, LEASE_MS,
 };
-use crate::link::handshake::{Hello, Side};
+use crate::link::auth::AuthKey;
+use crate::link::door::{Door, Doorkeeper, Guest};
+use crate::link::handshake::{Credentials, Purpose, Side};
+use crate::link::stream::{FrameReader, FrameWriter, split};
 use crate::link::wire::{self, Kind};
-use crate::membership::{FrameReader, FromCoordinator, FromNode, write_all};
-use crate::name::escaped;
+use crate::membership::{FromCoordinator, FromNode};
+use crate::name::{self, escaped};
 use crate::topology::{Change, Topology};
 
 /// A coordinator that listens, and works while [`run`](Self::run) is polled.
 #[derive(Debug)]
 pub struct Coordinator {
-    listener: TcpListener,
+    door: Door,
     mesh: Arc<Mesh>,
     lease: Duration,
 }
@@ -69,27 +69,51 @@ impl Coordinator {
     /// # Errors
     /// [`Error::AddressInUse`], or [`Error::Io`] if the address cannot be listened at.
     pub async fn bind(address: &str) -> Result<Self, Error> {
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|source| match source.kind() {
-                std::io::ErrorKind::AddrInUse => Error::AddressInUse {
-                    address: address.into(),
-                },
-                _ => Error::Io {
-                    what: "listen at that address",
-                    source,
-                },
-            })?;
+        let epoch = new_epoch()?;
+        let keeper = Doorkeeper {
+            id: NodeId(u128::from(epoch)),
+            side: Side::Coordinator,
+            purpose: Purpose::Membership,
+            credentials: Credentials::default(),
+        };
         let mesh = Arc::new(Mesh {
-            epoch: new_epoch()?,
+            epoch,
             state: Mutex::default(),
             changed: Notify::new(),
         });
         Ok(Self {
-            listener,
+            door: Door::open(address, keeper).await?,
             mesh,
             lease: Duration::from_millis(LEASE_MS),
         })
+    }
+
+    pub(crate) fn with_credentials(mut self, credentials: Credentials) -> Self {
+        self.door.keeper_mut().credentials = credentials;
+        self
+    }
+
+    /// Lets in only nodes that have the key.
+    #[must_use]
+    pub fn with_auth_key(mut self, key: AuthKey) -> Self {
+        self.door.keeper_mut().credentials.key = Some(key);
+        self
+    }
+
+    /// True if only nodes that have a key are let in.
+    #[must_use]
+    pub fn is_keyed(&self) -> bool {
+        self.door.keeper().credentials.key.is_some()
+    }
+
+    /// Lets in only nodes of the mesh of that name; those of the mesh without a name unless set.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`].
+    pub fn with_mesh(mut self, name: &str) -> Result<Self, Error> {
+        name::check_mesh(name)?;
+        self.door.keeper_mut().credentials.mesh = name.to_owned();
+        Ok(self)
     }
 
     /// Nodes that say nothing for this long are taken for dead; three seconds unless set.
@@ -104,11 +128,7 @@ impl Coordinator {
     /// # Errors
     /// [`Error::Io`] if the system does not say.
     pub fn local_addr(&self) -> Result<SocketAddr, Error> {
-        let address = self.listener.local_addr();
-        address.map_err(|source| Error::Io {
-            what: "ask for the own address",
-            source,
-        })
+        self.door.local_addr()
     }
 
     /// Which run this is: greater than that of every earlier one, as far as the clock is right.
@@ -118,63 +138,30 @@ impl Coordinator {
     }
 
     /// Works until `shutdown` is ready.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut tasks = JoinSet::new();
         tasks.spawn(broadcast(Arc::clone(&self.mesh)));
         tokio::pin!(shutdown);
-        let mut warned: Option<Instant> = None;
         loop {
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
+            let guest = tokio::select! {
+                guest = self.door.next() => guest,
                 Some(_) = tasks.join_next() => continue,
                 () = &mut shutdown => return,
             };
-            match accepted {
-                Ok((stream, address)) => {
-                    let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-                        continue;
-                    };
-                    let (mesh, lease) = (Arc::clone(&self.mesh), self.lease);
-                    tasks.spawn(async move {
-                        match serve(&mesh, stream, lease).await {
-                            Err(error @ Error::Version { .. }) => {
-                                tracing::warn!(%address, %error, "node refused");
-                            }
-                            Err(error) => tracing::info!(%address, %error, "node gone"),
-                            Ok(()) => {}
-                        }
-                        drop(permit);
-                    });
+            let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+                continue;
+            };
+            let (mesh, lease) = (Arc::clone(&self.mesh), self.lease);
+            tasks.spawn(async move {
+                let address = guest.address;
+                if let Err(error) = serve(&mesh, guest, lease).await {
+                    tracing::info!(%address, %error, "node gone");
                 }
-                Err(error) if is_exhausted(&error) => {
-                    // The listener stays ready, so that without a pause this would spin; those who
-                    // are in are served meanwhile.
-                    let now = Instant::now();
-                    if warned.is_none_or(|last| now - last >= ACCEPT_WARNING_EVERY) {
-                        tracing::warn!(%error, "cannot let more nodes in; raise `ulimit -n`");
-                        warned = Some(now);
-                    }
-                    tokio::select! {
-                        () = tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)) => {}
-                        () = &mut shutdown => return,
-                    }
-                }
-                // The connection that was to be accepted is gone already; the next one may be well.
-                Err(error) => tracing::debug!(%error, "a node went before it was let in"),
-            }
+                drop(permit);
+            });
         }
     }
-}
-
-/// A run without descriptors warns no more often than this.
-const ACCEPT_WARNING_EVERY: Duration = Duration::from_secs(60);
-
-/// True if `accept` failed for want of something that only time gives back.
-fn is_exhausted(error: &std::io::Error) -> bool {
-    use rustix::io::Errno;
-    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-    Errno::from_io_error(error).is_some_and(|code| exhausted.contains(&code))
 }
 
 /// Seconds of the wall clock above, then its nanoseconds, and two random bits: it grows with every
@@ -186,31 +173,26 @@ fn new_epoch() -> Result<u64, Error> {
     Ok(now.tv_sec.cast_unsigned() << 32 | below)
 }
 
-/// One connection, from the handshake to its end.
-async fn serve(mesh: &Arc<Mesh>, stream: TcpStream, lease: Duration) -> Result<(), Error> {
-    let io = |source| Error::Io {
-        what: "set up the connection",
-        source,
-    };
-    stream.set_nodelay(true).map_err(io)?;
-    let (reader, mut writer) = stream.into_split();
-    let mut reader = FrameReader::new(reader);
+/// One connection, from the end of the handshake to its own.
+async fn serve(mesh: &Arc<Mesh>, guest: Guest, lease: Duration) -> Result<(), Error> {
+    let (mut reader, mut writer) = split(guest.stream);
     reader.set_lease(lease);
-    let deadline = Duration::from_millis(HANDSHAKE_MS_MAX);
-    let greeting = greet(mesh, &mut reader, &mut writer);
-    let first = timeout(deadline, greeting)
-        .await
-        .map_err(|_| Error::Timeout(deadline))??;
+    let first = reader.next(Kind::FromNode).await?;
     let FromNode::Register(info) = first else {
         return Err(Error::Protocol("register first"));
     };
+    if info.id != guest.hello.id {
+        return Err(Error::Protocol("registered under another id"));
+    }
     let node = info.id;
     let (frames, queue) = mpsc::channel(DELTA_QUEUE_FRAMES_MAX);
     let connection = match mesh.register(&Change::NodeUp(info), frames) {
         Ok(connection) => connection,
         Err(error) => {
             let reason = error.to_string();
-            write_all(&mut writer, &encode(&FromCoordinator::Refused { reason })?).await?;
+            writer
+                .write_all(&encode(&FromCoordinator::Refused { reason })?)
+                .await?;
             return Err(error);
         }
     };
@@ -225,26 +207,10 @@ async fn serve(mesh: &Arc<Mesh>, stream: TcpStream, lease: Duration) -> Result<(
         let refused = FromCoordinator::Refused {
             reason: error.to_string(),
         };
-        let _ = write_all(&mut writer, &encode(&refused)?).await;
+        let _ = writer.write_all(&encode(&refused)?).await;
     }
     mesh.unregister(node, connection);
     outcome
-}
-
-async fn greet(
-    mesh: &Mesh,
-    reader: &mut FrameReader,
-    writer: &mut OwnedWriteHalf,
-) -> Result<FromNode, Error> {
-    let ours = Hello::ours(Side::Coordinator, NodeId(u128::from(mesh.epoch)))?;
-    let theirs = reader.hello().await;
-    // Answered even if it does not fit, so that the other side sees which version is here; to
-    // garbage nothing is said.
-    if matches!(theirs, Ok(_) | Err(Error::Version { .. })) {
-        write_all(writer, &ours.encode()).await?;
-    }
-    ours.check(&theirs?, Side::Node)?;
-    reader.next(Kind::FromNode).await
 }
 
 /// Takes in what the node says, until it is gone.
@@ -261,15 +227,12 @@ async fn listen(mesh: &Mesh, reader: &mut FrameReader, node: NodeId) -> Result<(
 /// Sends the node what it must know, until the connection fails.
 async fn talk(
     mesh: &Mesh,
-    writer: &mut OwnedWriteHalf,
+    writer: &mut FrameWriter,
     mut queue: mpsc::Receiver<Arc<Vec<u8>>>,
     node: NodeId,
 ) -> Result<(), Error> {
-    write_all(
-        writer,
-        &encode(&FromCoordinator::Welcome { epoch: mesh.epoch })?,
-    )
-    .await?;
+    let welcome = FromCoordinator::Welcome { epoch: mesh.epoch };
+    writer.write_all(&encode(&welcome)?).await?;
     let mut heartbeat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MS));
     loop {
         if queue.is_empty()
@@ -279,18 +242,18 @@ async fn talk(
         }
         tokio::select! {
             frame = queue.recv() => match frame {
-                Some(frame) => write_all(writer, &frame).await?,
+                Some(frame) => writer.write_all(&frame).await?,
                 None => return Err(Error::Protocol("replaced by a newer connection")),
             },
             _ = heartbeat.tick() => {
-                write_all(writer, &encode(&FromCoordinator::Heartbeat)?).await?;
+                writer.write_all(&encode(&FromCoordinator::Heartbeat)?).await?;
             }
         }
     }
 }
 
 async fn send_snapshot(
-    writer: &mut OwnedWriteHalf,
+    writer: &mut FrameWriter,
     version: u64,
     changes: &[Change],
 ) -> Result<(), Error> {
@@ -304,7 +267,7 @@ async fn send_snapshot(
             is_last: idx + 1 == count,
             changes: changes[start..end].to_vec(),
         };
-        write_all(writer, &encode(&part)?).await?;
+        writer.write_all(&encode(&part)?).await?;
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ use crate::endpoint::lock;
 use crate::error::Error;
 use crate::id::NodeId;
 use crate::limits::{ACCEPT_PAUSE_MS, LEAVE_MS_MAX, RECONNECT_MS_MAX, RECONNECT_MS_MIN};
+use crate::link::handshake::Credentials;
 use crate::link::host::{self, HostListener, LinkConfig, LinkEvent, LinkHandle};
 use crate::membership::{MembershipConfig, MeshEvent, jittered, maintain};
 use crate::node::{NodeShared, forget_in_process, in_process};
@@ -54,6 +55,9 @@ pub(crate) struct DriverConfig {
     pub(crate) runtime_dir: PathBuf,
     pub(crate) join_timeout: Duration,
     pub(crate) handles_signals: bool,
+    pub(crate) credentials: Credentials,
+    /// Users with whom memory is shared, our own among them.
+    pub(crate) users: Vec<u32>,
 }
 
 /// Where a node's socket is.
@@ -132,25 +136,28 @@ impl<'a> Driver<'a> {
         let info = &shared.info;
         let links = LinkConfig {
             ours: info.id,
-            uid: info.uid,
+            users: config.users.clone().into(),
+            credentials: config.credentials.clone(),
             events: link_events,
         };
         let mut tasks = JoinSet::new();
-        let listener = match HostListener::bind(&config.runtime_dir, info.id) {
-            Ok(listener) => listener,
-            Err(error) => {
-                let _ = joined.send(Err(error));
-                return None;
-            }
-        };
+        let listener =
+            match HostListener::bind(&config.runtime_dir, info.id, config.users.len() > 1) {
+                Ok(listener) => listener,
+                Err(error) => {
+                    let _ = joined.send(Err(error));
+                    return None;
+                }
+            };
         debug_assert_eq!(listener.path(), Path::new(&info.socket));
         tasks.spawn(accept(listener, links.clone()));
         if config.is_embedding {
-            embed(&config.address, shared, &mut tasks).await;
+            embed(config, shared, &mut tasks).await;
         }
         let membership = MembershipConfig {
             address: config.address.clone(),
             info: info.clone(),
+            credentials: config.credentials.clone(),
         };
         let (local, shutdown) = (shared.local.subscribe(), shared.shutdown.subscribe());
         tasks.spawn(maintain(membership, local, mesh_events, shutdown));
@@ -413,9 +420,11 @@ async fn accept(listener: HostListener, links: LinkConfig) {
 }
 
 /// Starts a coordinator here, unless the address is taken, by another one most likely.
-async fn embed(address: &str, shared: &Arc<NodeShared>, tasks: &mut JoinSet<()>) {
+async fn embed(config: &DriverConfig, shared: &Arc<NodeShared>, tasks: &mut JoinSet<()>) {
+    let address = &config.address;
     match Coordinator::bind(address).await {
         Ok(coordinator) => {
+            let coordinator = coordinator.with_credentials(config.credentials.clone());
             tracing::info!(address, "embedded coordinator");
             let mut shutdown = shared.shutdown.subscribe();
             tasks.spawn(async move {

@@ -55,6 +55,23 @@ pub enum Error {
         /// Theirs.
         theirs: u16,
     },
+    /// The other side is of another mesh.
+    #[error(
+        "the peer is of mesh `{theirs}`, we are of `{ours}`: choose one with --mesh, SHMESH_MESH \
+         or NodeBuilder::mesh"
+    )]
+    OtherMesh {
+        /// Ours; empty for the mesh without a name.
+        ours: String,
+        /// Theirs.
+        theirs: String,
+    },
+    /// The other side could not prove that it has our key, or we have none and it demands one.
+    #[error("the peer is not let in: {0}")]
+    Unproven(&'static str),
+    /// A key that cannot be used.
+    #[error("cannot use the key: {0}")]
+    Key(String),
     /// The other side was built with other memory layouts.
     #[error("the peer was built with another memory layout; use one build of shmesh on a host")]
     Layout,

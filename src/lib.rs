@@ -29,6 +29,10 @@ pub use sample::Sample;
 mod endpoint;
 pub use endpoint::Overflow;
 
+mod security;
+pub use link::auth::AuthKey;
+pub use security::{AUTH_KEY_FILE_VARIABLE, AUTH_KEY_VARIABLE, MESH_VARIABLE};
+
 mod wait;
 
 pub mod topology;
@@ -39,6 +43,8 @@ pub use coordinator::Coordinator;
 pub mod membership;
 
 pub mod link;
+
+mod gate;
 
 mod driver;
 

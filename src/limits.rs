@@ -11,6 +11,12 @@ pub const COORDINATOR_PORT: u16 = 7679;
 pub const TOPIC_NAME_BYTES_MAX: usize = 128;
 /// Longest node name in bytes.
 pub const NODE_NAME_BYTES_MAX: usize = 64;
+/// Longest name of a mesh in bytes: it travels in the hello, which has a fixed size.
+pub const MESH_NAME_BYTES_MAX: usize = 32;
+/// Shortest key of a mesh in bytes: what HMAC-SHA256 can use in full.
+pub const AUTH_KEY_BYTES_MIN: usize = 32;
+/// Longest key of a mesh in bytes.
+pub const AUTH_KEY_BYTES_MAX: usize = 4096;
 /// Longest name of a type in bytes.
 pub const TYPE_NAME_BYTES_MAX: usize = 256;
 /// Longest path of a node's socket in bytes: what `sockaddr_un` has room for.
@@ -61,6 +67,16 @@ pub const CONNECTIONS_MAX: usize = NODES_MAX;
 
 /// Time for the handshake in milliseconds.
 pub const HANDSHAKE_MS_MAX: u64 = 2_000;
+/// Connections of one address that may be in their handshake at once; the oldest gives way.
+pub const HALF_OPEN_PER_ADDRESS_MAX: usize = 256;
+/// The same for all addresses together.
+pub const HALF_OPEN_MAX: usize = 1024;
+/// Failed handshakes of one address after which it is turned away ...
+pub const ATTEMPTS_MAX: u32 = 64;
+/// ... until so many milliseconds have passed since the first of them.
+pub const ATTEMPTS_MS: u64 = 10_000;
+/// Addresses whose failures are remembered.
+pub const ATTEMPT_ADDRESSES_MAX: usize = 4096;
 /// A node says that it lives this often, in milliseconds ...
 pub const HEARTBEAT_MS: u64 = 1_000;
 /// ... and is taken for dead after so many milliseconds of silence.

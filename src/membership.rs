@@ -8,19 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::error::Error;
 use crate::id::random_bytes;
 use crate::limits::{
-    CHANGES_PER_FRAME_MAX, FRAME_BYTES_MAX, HANDSHAKE_MS_MAX, HEARTBEAT_MS, LEASE_MS,
-    RECONNECT_MS_MAX, RECONNECT_MS_MIN,
+    CHANGES_PER_FRAME_MAX, HANDSHAKE_MS_MAX, HEARTBEAT_MS, RECONNECT_MS_MAX, RECONNECT_MS_MIN,
 };
-use crate::link::handshake::{HELLO_BYTES, Hello, Side};
+use crate::link::auth::Prover;
+use crate::link::handshake::{Credentials, Handshake, Hello, Purpose, Side};
+use crate::link::stream::{FrameWriter, Secured, shake_hands, split};
 use crate::link::wire::{self, Kind};
 use crate::topology::{Change, Endpoint, NodeInfo};
 
@@ -89,6 +88,7 @@ pub(crate) enum MeshEvent {
 pub(crate) struct MembershipConfig {
     pub(crate) address: String,
     pub(crate) info: NodeInfo,
+    pub(crate) credentials: Credentials,
 }
 
 type Endpoints = Arc<HashMap<u32, Endpoint>>;
@@ -165,12 +165,9 @@ async fn take_part(
         .map_err(|late| unreachable(late.into()))?
         .map_err(unreachable)?;
     stream.set_nodelay(true).map_err(unreachable)?;
-    let (reader, mut writer) = stream.into_split();
-    let mut reader = FrameReader::new(reader);
-    let greeting = greet(&mut reader, &mut writer, config);
-    timeout(deadline, greeting)
-        .await
-        .map_err(|_| Error::Timeout(deadline))??;
+    let stream = greet(Secured::Plain(stream), config).await?;
+    let (mut reader, mut writer) = split(stream);
+    send(&mut writer, &FromNode::Register(config.info.clone())).await?;
     let mut told: Endpoints = Arc::default();
     let mut heartbeat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MS));
     let mut version = None;
@@ -195,16 +192,18 @@ async fn take_part(
     }
 }
 
-async fn greet(
-    reader: &mut FrameReader,
-    writer: &mut OwnedWriteHalf,
-    config: &MembershipConfig,
-) -> Result<(), Error> {
-    let ours = Hello::ours(Side::Node, config.info.id)?;
-    write_all(writer, &ours.encode()).await?;
-    let theirs = reader.hello().await?;
-    ours.check(&theirs, Side::Coordinator)?;
-    send(writer, &FromNode::Register(config.info.clone())).await
+/// The handshake with the coordinator.
+async fn greet(mut stream: Secured, config: &MembershipConfig) -> Result<Secured, Error> {
+    let ours = Hello::ours(Side::Node, Purpose::Membership, config.info.id)?;
+    let handshake = Handshake::new(
+        Prover::Initiator,
+        ours,
+        Side::Coordinator,
+        &config.credentials,
+        stream.binding(),
+    );
+    shake_hands(&mut stream, handshake).await?;
+    Ok(stream)
 }
 
 /// Passes on what the coordinator said; false if nobody listens any more.
@@ -264,7 +263,7 @@ async fn take_in(
 
 /// Sends the difference between what the coordinator knows of us and what is.
 async fn tell(
-    writer: &mut OwnedWriteHalf,
+    writer: &mut FrameWriter,
     config: &MembershipConfig,
     told: &Endpoints,
     current: &Endpoints,
@@ -289,83 +288,6 @@ async fn tell(
     Ok(())
 }
 
-async fn send(writer: &mut OwnedWriteHalf, word: &FromNode) -> Result<(), Error> {
-    write_all(writer, &wire::encode(Kind::FromNode, word)?).await
+async fn send(writer: &mut FrameWriter, word: &FromNode) -> Result<(), Error> {
+    writer.write_all(&wire::encode(Kind::FromNode, word)?).await
 }
-
-/// Writes within the lease: who does not read for that long is gone.
-pub(crate) async fn write_all(writer: &mut OwnedWriteHalf, bytes: &[u8]) -> Result<(), Error> {
-    let lease = Duration::from_millis(LEASE_MS);
-    let written = timeout(lease, writer.write_all(bytes)).await;
-    let written = written.map_err(|_| Error::Timeout(lease))?;
-    written.map_err(|source| Error::Io {
-        what: "write to the peer",
-        source,
-    })
-}
-
-/// Frames of a TCP connection, read within the lease.
-#[derive(Debug)]
-pub(crate) struct FrameReader {
-    reader: OwnedReadHalf,
-    buffer: Vec<u8>,
-    lease: Duration,
-}
-
-impl FrameReader {
-    pub(crate) fn new(reader: OwnedReadHalf) -> Self {
-        Self {
-            reader,
-            buffer: Vec::new(),
-            lease: Duration::from_millis(LEASE_MS),
-        }
-    }
-
-    pub(crate) fn set_lease(&mut self, lease: Duration) {
-        self.lease = lease;
-    }
-
-    pub(crate) async fn hello(&mut self) -> Result<Hello, Error> {
-        let mut bytes = [0; HELLO_BYTES];
-        let read = self.reader.read_exact(&mut bytes).await;
-        read.map_err(|source| Error::Io {
-            what: "read the peer's hello",
-            source,
-        })?;
-        Hello::decode(&bytes)
-    }
-
-    /// The next frame. Cancel-safe: bytes that came stay in the buffer, which grows with what
-    /// comes and never beyond one frame and one read.
-    pub(crate) async fn next<T>(&mut self, kind: Kind) -> Result<T, Error>
-    where
-        T: serde::de::DeserializeOwned,
-    {
-        loop {
-            if let Some(frame) = wire::decode(&self.buffer)? {
-                let word = wire::body(&frame, kind)?;
-                let len = frame.len;
-                self.buffer.drain(..len);
-                return Ok(word);
-            }
-            debug_assert!(self.buffer.len() <= FRAME_BYTES_MAX);
-            self.buffer.reserve(READ_BYTES);
-            let read = timeout(self.lease, self.reader.read_buf(&mut self.buffer)).await;
-            let read = read.map_err(|_| Error::Timeout(self.lease))?;
-            let count = read.map_err(|source| Error::Io {
-                what: "read from the peer",
-                source,
-            })?;
-            if count == 0 {
-                let source = std::io::ErrorKind::UnexpectedEof.into();
-                return Err(Error::Io {
-                    what: "read from the peer",
-                    source,
-                });
-            }
-        }
-    }
-}
-
-/// Bytes asked for at once.
-const READ_BYTES: usize = 4096;

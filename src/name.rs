@@ -1,7 +1,7 @@
 //! Names of nodes and topics: what is allowed, and how a foreign one is printed.
 
 use crate::error::Error;
-use crate::limits::{NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
+use crate::limits::{MESH_NAME_BYTES_MAX, NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
 
 /// Checks a node's name: letters, digits, `_`, `-` and `.`, at most 64 bytes.
 ///
@@ -9,6 +9,17 @@ use crate::limits::{NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
 /// [`Error::InvalidName`] says what is wrong.
 pub fn check_node(name: &str) -> Result<(), Error> {
     check(name, NODE_NAME_BYTES_MAX, &[name])
+}
+
+/// Checks a mesh's name: as a node's, at most 32 bytes; or empty, for the mesh without a name.
+///
+/// # Errors
+/// [`Error::InvalidName`] says what is wrong.
+pub fn check_mesh(name: &str) -> Result<(), Error> {
+    if name.is_empty() {
+        return Ok(());
+    }
+    check(name, MESH_NAME_BYTES_MAX, &[name])
 }
 
 /// Checks a topic's name, a path like `arm/left/joint`, and drops its leading slash.
@@ -108,6 +119,8 @@ mod tests {
             assert!(error.is_ascii() && !error.contains('\x1b'), "{error}");
         }
         assert!(check_topic(&"x".repeat(TOPIC_NAME_BYTES_MAX + 1)).is_err());
+        assert!(check_mesh(&"x".repeat(MESH_NAME_BYTES_MAX + 1)).is_err());
+        assert!(check_mesh("a b").is_err() && check_mesh("").is_ok());
         assert!(check_node("a/b").is_err());
         assert!(check_node(&"x".repeat(NODE_NAME_BYTES_MAX + 1)).is_err());
     }

@@ -17,9 +17,11 @@ use crate::id::{HostId, NodeId};
 use crate::limits::{
     COORDINATOR_PORT, DEPTH_MAX, ENDPOINTS_PER_NODE_MAX, HELD_MAX, JOIN_MS_DEFAULT,
 };
+use crate::link::auth::AuthKey;
 use crate::message::Payload;
 use crate::name;
 use crate::publisher::{Outbox, PublisherBuilder};
+use crate::security;
 use crate::subscriber::SubscriberBuilder;
 use crate::topology::{Endpoint, NodeInfo, Role, TopicType, Topology};
 
@@ -38,6 +40,9 @@ pub struct NodeBuilder {
     runtime_dir: Option<PathBuf>,
     join_timeout: Duration,
     handles_signals: bool,
+    mesh: Option<String>,
+    key: Option<AuthKey>,
+    users: Vec<u32>,
 }
 
 impl NodeBuilder {
@@ -65,6 +70,29 @@ impl NodeBuilder {
     /// How long to look for the coordinator before giving up; three seconds unless set.
     pub fn join_timeout(mut self, timeout: Duration) -> Self {
         self.join_timeout = timeout;
+        self
+    }
+
+    /// Joins the mesh of that name, which never mixes with another, on whatever network. Unless
+    /// set: the environment variable `SHMESH_MESH`, else the mesh without a name.
+    pub fn mesh(mut self, name: impl Into<String>) -> Self {
+        self.mesh = Some(name.into());
+        self
+    }
+
+    /// The key of the mesh: nobody without it is talked to, neither a coordinator nor a node.
+    /// Unless set: the file in the environment variable `SHMESH_AUTHKEY_FILE`, else the text in
+    /// `SHMESH_AUTHKEY`, else none.
+    pub fn auth_key(mut self, key: AuthKey) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// Shares memory with nodes of that user of this host, too, if they allow ours; with those of
+    /// our own user alone unless set. May be called several times. A process of an allowed user
+    /// is trusted as one's own is.
+    pub fn allow_user(mut self, uid: u32) -> Self {
+        self.users.push(uid);
         self
     }
 
@@ -96,10 +124,13 @@ impl NodeBuilder {
         Ok(node)
     }
 
-    fn start(self) -> Result<(Node, oneshot::Receiver<Result<(), Error>>), Error> {
+    fn start(mut self) -> Result<(Node, oneshot::Receiver<Result<(), Error>>), Error> {
         name::check_node(&self.name)?;
         let id = NodeId::random()?;
         let uid = rustix::process::geteuid().as_raw();
+        let credentials = security::credentials(self.mesh, self.key)?;
+        self.users.retain(|allowed| *allowed != uid);
+        self.users.push(uid);
         let runtime_dir = self.runtime_dir.unwrap_or_else(|| default_runtime_dir(uid));
         let socket = driver::socket_path(&runtime_dir, id);
         let info = NodeInfo {
@@ -137,6 +168,8 @@ impl NodeBuilder {
             runtime_dir,
             join_timeout: self.join_timeout,
             handles_signals: self.handles_signals,
+            credentials,
+            users: self.users,
         };
         lock(&IN_PROCESS).insert(id, Arc::downgrade(&shared));
         let (joined, when_joined) = oneshot::channel();
@@ -330,6 +363,9 @@ impl Node {
             runtime_dir: None,
             join_timeout: Duration::from_millis(JOIN_MS_DEFAULT),
             handles_signals: true,
+            mesh: None,
+            key: None,
+            users: Vec::new(),
         }
     }
 

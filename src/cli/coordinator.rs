@@ -6,6 +6,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
+use super::security::SecurityArgs;
 use crate::coordinator::Coordinator;
 use crate::limits::COORDINATOR_PORT;
 
@@ -14,12 +15,13 @@ use crate::limits::COORDINATOR_PORT;
 #[command(after_help = "\
 Examples:
   mesh coordinator                      nodes of this computer
-  mesh coordinator --host 0.0.0.0       nodes of other computers too; anybody can join
+  mesh coordinator --host 0.0.0.0 --authkey-file key
+                                        nodes of other computers that have the key
   mesh coordinator --port 0 --json      a free port, said in JSON
 
 Ends at Ctrl-C or SIGTERM with exit code 0.")]
 pub struct CoordinatorArgs {
-    /// Address to listen at. Only this computer unless set: there is no authentication yet
+    /// Address to listen at. Only this computer unless set
     #[arg(long, default_value = "127.0.0.1")]
     pub host: String,
     /// Port to listen at; 0 takes a free one
@@ -28,6 +30,9 @@ pub struct CoordinatorArgs {
     /// Say where it listens as one line of JSON
     #[arg(long)]
     pub json: bool,
+    /// Which mesh, and its key.
+    #[command(flatten)]
+    pub security: SecurityArgs,
 }
 
 impl Default for CoordinatorArgs {
@@ -36,6 +41,7 @@ impl Default for CoordinatorArgs {
             host: "127.0.0.1".into(),
             port: COORDINATOR_PORT,
             json: false,
+            security: SecurityArgs::default(),
         }
     }
 }
@@ -55,6 +61,10 @@ pub fn run(args: &CoordinatorArgs) -> Result<(), Failure> {
             args.host.clone()
         };
         let coordinator = Coordinator::bind(&format!("{host}:{}", args.port)).await?;
+        let coordinator = args.security.secure_coordinator(coordinator)?;
+        if !coordinator.is_keyed() && !coordinator.local_addr()?.ip().is_loopback() {
+            eprintln!("warning: whoever reaches this address can join: better with --authkey-file");
+        }
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         announce(&coordinator, args.json)?;

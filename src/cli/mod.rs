@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout)] // this is what tools do
 
 pub mod coordinator;
+pub mod security;
 pub mod speedtest;
 
 use std::io::IsTerminal as _;

@@ -4,11 +4,13 @@ mod support;
 
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 use self::support::{Member, Raw, Running, endpoint, endpoint_up, info, soon};
 use super::*;
 use crate::limits::{ENDPOINTS_PER_NODE_MAX, NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
-use crate::link::handshake::{HELLO_BYTES, PROTOCOL_VERSION};
+use crate::link::handshake::{HELLO_BYTES, Hello, PROTOCOL_VERSION};
 use crate::link::wire::HEADER_BYTES;
 use crate::topology::{NodeInfo, Role};
 
@@ -105,11 +107,9 @@ async fn a_silent_node_is_gone_after_its_lease() {
 #[tokio::test]
 async fn a_node_of_another_version_is_refused_and_sees_ours() {
     let running = Running::new().await;
-    let mut raw = Raw::connect(&running.address).await;
-    let mut hello = Hello::ours(Side::Node, NodeId(1)).unwrap();
+    let mut hello = Hello::ours(Side::Node, Purpose::Membership, NodeId(1)).unwrap();
     hello.version = 99;
-    raw.say(&hello.encode()).await;
-    let theirs = soon("a hello", raw.reader.hello()).await.unwrap();
+    let (theirs, mut raw) = Raw::greet(&running.address, &hello.encode()).await;
     assert_eq!(theirs.version, PROTOCOL_VERSION);
     assert!(raw.hear().await.is_err(), "the connection ends");
 }
@@ -122,7 +122,7 @@ async fn a_coordinator_of_another_version_is_named_with_both_versions() {
     let (mut stream, _) = soon("a node dials", listener.accept()).await.unwrap();
     let mut bytes = [0; HELLO_BYTES];
     stream.read_exact(&mut bytes).await.unwrap();
-    let mut hello = Hello::ours(Side::Coordinator, NodeId(1)).unwrap();
+    let mut hello = Hello::ours(Side::Coordinator, Purpose::Membership, NodeId(1)).unwrap();
     hello.version = 99;
     stream.write_all(&hello.encode()).await.unwrap();
     member.until("it is lost", |m| !m.lost.is_empty()).await;
@@ -254,7 +254,8 @@ async fn garbage_is_closed_and_hurts_nobody() {
     let running = Running::new().await;
     let mut witness = Member::join(&running.address, 1);
     witness.until_nodes(1).await;
-    let hello = Hello::ours(Side::Node, NodeId(9)).unwrap().encode();
+    let hello = Hello::ours(Side::Node, Purpose::Membership, NodeId(9));
+    let hello = hello.unwrap().encode();
     let mut bomb = wire::encode(Kind::FromNode, &FromNode::Heartbeat).unwrap();
     bomb[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
     let mut nonsense = wire::encode(Kind::FromNode, &FromNode::Heartbeat).unwrap();
@@ -370,17 +371,6 @@ async fn a_first_change_goes_out_at_once_and_the_next_together() {
         "together, by the test's own clock: {waited:?}"
     );
     task.abort();
-}
-
-#[test]
-fn only_exhaustion_makes_accepting_pause() {
-    use rustix::io::Errno;
-    for code in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
-        assert!(is_exhausted(&code.into()), "{code}");
-    }
-    for code in [Errno::CONNABORTED, Errno::INTR, Errno::PERM] {
-        assert!(!is_exhausted(&code.into()), "{code}");
-    }
 }
 
 #[test]

@@ -315,7 +315,7 @@ impl<'a> Channels<'a> {
                 }
             }
             LinkFrame::Attach(attach) => self.on_attach(link, &attach, next()?, next()?)?,
-            LinkFrame::Attached { channel, bell } => {
+            LinkFrame::Attached { channel, bell, .. } => {
                 self.on_attached(link, channel, bell, next()?, next()?)?;
             }
             LinkFrame::Ready { channel } => {
@@ -349,6 +349,8 @@ impl<'a> Channels<'a> {
                     self.end_incoming(channel);
                 }
             }
+            // Dealt with where they arrive.
+            LinkFrame::Credit { .. } | LinkFrame::Passed { .. } | LinkFrame::Heartbeat => {}
         }
         Ok(())
     }

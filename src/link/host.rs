@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,13 +24,15 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc};
 
-use super::handshake::Hello;
-use super::session::{DESCRIPTORS_MAX, LinkFrame, Session, Step};
+use super::auth::{BINDING_BYTES, Prover};
+use super::handshake::{Credentials, Handshake, Hello, Purpose, Side};
+use super::session::{self, DESCRIPTORS_MAX, LinkFrame, Session};
+use super::stream::{Words, shake_hands};
 use super::wire::{self, Kind};
 use crate::endpoint::lock;
 use crate::error::Error;
 use crate::id::NodeId;
-use crate::limits::{FRAME_BYTES_MAX, HANDSHAKE_MS_MAX, LINK_QUEUE_FRAMES_MAX};
+use crate::limits::{FRAME_BYTES_MAX, LINK_QUEUE_FRAMES_MAX};
 use crate::wait::watched;
 
 /// Something whose descriptor goes with a frame; kept until it is sent.
@@ -183,7 +186,9 @@ pub(crate) enum LinkEvent {
 #[derive(Clone, Debug)]
 pub(crate) struct LinkConfig {
     pub(crate) ours: NodeId,
-    pub(crate) uid: u32,
+    /// Users with whom memory is shared.
+    pub(crate) users: Arc<[u32]>,
+    pub(crate) credentials: Credentials,
     pub(crate) events: mpsc::Sender<LinkEvent>,
 }
 
@@ -191,9 +196,7 @@ pub(crate) struct LinkConfig {
 pub(crate) async fn dial(config: LinkConfig, peer: NodeId, path: String) {
     let outcome = async {
         let socket = connect(Path::new(&path))?;
-        let ours = Hello::ours(super::handshake::Side::Node, config.ours)?;
-        let (session, first) = Session::initiator(ours);
-        serve(&config, socket, session, Some(first), Some(peer)).await
+        serve(&config, socket, Prover::Initiator, Some(peer)).await
     };
     if let Err(error) = outcome.await {
         let _ = config.events.send(LinkEvent::Failed { peer, error }).await;
@@ -202,11 +205,7 @@ pub(crate) async fn dial(config: LinkConfig, peer: NodeId, path: String) {
 
 /// Serves a link that a peer dialled to its end.
 pub(crate) async fn answer(config: LinkConfig, socket: OwnedFd) {
-    let outcome = async {
-        let ours = Hello::ours(super::handshake::Side::Node, config.ours)?;
-        serve(&config, socket, Session::responder(ours), None, None).await
-    };
-    match outcome.await {
+    match serve(&config, socket, Prover::Responder, None).await {
         Ok(()) => {}
         // Of two that dial each other one hangs up; others were killed, or looked who answers.
         Err(error) if is_hang_up(&error) => tracing::debug!(%error, "a peer hung up"),
@@ -227,21 +226,20 @@ fn is_hang_up(error: &Error) -> bool {
 async fn serve(
     config: &LinkConfig,
     socket: OwnedFd,
-    mut session: Session,
-    first: Option<Vec<u8>>,
+    role: Prover,
     expected: Option<NodeId>,
 ) -> Result<(), Error> {
-    check_credentials(&socket, config.uid)?;
+    check_credentials(&socket, &config.users)?;
     let watch = |source| Error::Io {
         what: "watch the link",
         source,
     };
     let interest = Interest::READABLE | Interest::WRITABLE;
-    let socket = watched(Arc::new(socket), interest).map_err(watch)?;
-    let deadline = Duration::from_millis(HANDSHAKE_MS_MAX);
-    let greeting = greet(&socket, &mut session, first);
-    let peer = tokio::time::timeout(deadline, greeting).await;
-    let peer = peer.map_err(|_| Error::Timeout(deadline))??;
+    let mut socket = watched(Arc::new(socket), interest).map_err(watch)?;
+    let ours = Hello::ours(Side::Node, Purpose::HostLink, config.ours)?;
+    let credentials = &config.credentials;
+    let handshake = Handshake::new(role, ours, Side::Node, credentials, [0; BINDING_BYTES]);
+    let peer = shake_hands(&mut socket, handshake).await?;
     if expected.is_some_and(|expected| expected != peer.id) {
         return Err(Error::Protocol("another node answers at this address"));
     }
@@ -254,7 +252,7 @@ async fn serve(
         return Ok(());
     }
     let error = tokio::select! {
-        error = read_all(&socket, &mut session, &link, &config.events) => error,
+        error = read_all(&socket, &link, &config.events) => error,
         error = write_all(&socket, &link) => error,
     };
     lock(&link.shared.queue).is_closed = true;
@@ -262,43 +260,33 @@ async fn serve(
     Ok(())
 }
 
-async fn greet(
-    socket: &AsyncFd<Arc<OwnedFd>>,
-    session: &mut Session,
-    first: Option<Vec<u8>>,
-) -> Result<Hello, Error> {
-    if let Some(first) = first {
-        send_packet(socket, &first).await?;
+impl Words for AsyncFd<Arc<OwnedFd>> {
+    async fn send(&mut self, word: &[u8]) -> Result<(), Error> {
+        send_packet(self, word).await
     }
-    let (packet, descriptors) = receive_packet(socket).await?;
-    let stepped = session.receive(&packet, descriptors.len());
-    if let Err(Error::Version { .. }) = stepped {
-        // So that the other side learns our version too.
-        send_packet(socket, &session.hello()).await?;
+
+    async fn receive(&mut self, len: usize) -> Result<Vec<u8>, Error> {
+        let (packet, descriptors) = receive_packet(self).await?;
+        if packet.len() != len || !descriptors.is_empty() {
+            return Err(Error::Protocol("not a greeting"));
+        }
+        Ok(packet)
     }
-    let Step::Up { peer, reply } = stepped? else {
-        return Err(Error::Protocol("not a greeting"));
-    };
-    if let Some(reply) = reply {
-        send_packet(socket, &reply).await?;
-    }
-    Ok(peer)
 }
 
 async fn read_all(
     socket: &AsyncFd<Arc<OwnedFd>>,
-    session: &mut Session,
     link: &LinkHandle,
     events: &mpsc::Sender<LinkEvent>,
 ) -> Error {
+    let mut session = Session::new(session::Path::Host);
     loop {
         let (packet, descriptors) = match receive_packet(socket).await {
             Ok(received) => received,
             Err(error) => return error,
         };
         let frame = match session.receive(&packet, descriptors.len()) {
-            Ok(Step::Frame(frame)) => frame,
-            Ok(Step::Up { .. }) => return Error::Protocol("greeted twice"),
+            Ok(frame) => frame,
             Err(error) => return error,
         };
         let link = link.clone();
@@ -438,17 +426,20 @@ fn try_receive(socket: BorrowedFd<'_>) -> Result<Option<Packet>, Errno> {
     Ok(Some((packet, descriptors)))
 }
 
-/// Only processes of the same user share memory.
-fn check_credentials(socket: &OwnedFd, uid: u32) -> Result<(), Error> {
+/// Memory is shared with processes of these users only.
+fn check_credentials(socket: &OwnedFd, users: &[u32]) -> Result<(), Error> {
     let credentials = rustix::net::sockopt::socket_peercred(socket).map_err(|errno| Error::Io {
         what: "ask who the peer is",
         source: errno.into(),
     })?;
     let found = credentials.uid.as_raw();
-    if found == uid {
+    if users.contains(&found) {
         return Ok(());
     }
-    let reason = format!("it runs as user {found}, we as {uid}: run both as one user");
+    let reason = format!(
+        "it runs as user {found}, which is not allowed: run both as one user, or name it with \
+         NodeBuilder::allow_user on both sides"
+    );
     Err(Error::Refused {
         by: "the check of the peer's user".into(),
         reason,
@@ -484,21 +475,29 @@ const PASSING_SUFFIX: &str = "new";
 const BACKLOG: i32 = 128;
 
 impl HostListener {
-    /// Listens in `dir`, which is made if needed, under the node's id. Needs a tokio runtime.
-    pub(crate) fn bind(dir: &Path, node: NodeId) -> Result<Self, Error> {
+    /// Listens in `dir`, which is made if needed, under the node's id; with `is_shared` other users
+    /// can reach the socket, who are then asked for their names. Needs a tokio runtime.
+    pub(crate) fn bind(dir: &Path, node: NodeId, is_shared: bool) -> Result<Self, Error> {
         make_private(dir)?;
+        let what = "listen in the runtime directory";
+        if is_shared {
+            let passable = std::fs::Permissions::from_mode(0o711);
+            std::fs::set_permissions(dir, passable).map_err(|source| Error::Io { what, source })?;
+        }
         sweep(dir);
         let path = dir.join(format!("{node}.{SUFFIX}"));
         let passing = dir.join(format!("{node}.{PASSING_SUFFIX}"));
         let bound = || {
             let socket = new_socket()?;
             rustix::net::bind(&socket, &SocketAddrUnix::new(&passing)?)?;
+            if is_shared {
+                rustix::fs::chmod(&passing, rustix::fs::Mode::from_raw_mode(0o666))?;
+            }
             rustix::net::listen(&socket, BACKLOG)?;
             // From here on it can be found, and it answers.
             rustix::fs::rename(&passing, &path)?;
             Ok(socket)
         };
-        let what = "listen in the runtime directory";
         let socket = bound().map_err(|errno: Errno| {
             let _ = std::fs::remove_file(&passing);
             Error::Io {

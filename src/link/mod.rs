@@ -1,6 +1,11 @@
-//! Connections: frames, handshakes, and the host link between two nodes of one host.
+//! Connections: handshakes and frames, and the links between two nodes.
 
+pub mod auth;
 pub mod handshake;
-pub(crate) mod host;
-pub mod session;
 pub mod wire;
+
+pub mod session;
+
+pub(crate) mod door;
+pub(crate) mod host;
+pub(crate) mod stream;

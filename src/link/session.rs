@@ -1,14 +1,15 @@
-//! What two nodes say to each other over a link, and in which order. Sans-IO.
+//! What two nodes say to each other over a link, and in which order. Sans-IO, and the same for host
+//! links and network links.
 //!
-//! After the handshake both sides may send any [`LinkFrame`]. The subscriber's node asks for a
-//! channel (`Attach`) and brings its half; the publisher's node answers with its own (`Attached`);
+//! After the handshake both sides may send any [`LinkFrame`] of the path. The subscriber's node asks
+//! for a channel (`Attach`) and brings its half; the publisher's answers with its own (`Attached`);
 //! the subscriber's node says when it has all it needs (`Ready`): what is sent from then on is
 //! received, even if the publisher's process ends at once.
-//! Descriptors travel beside the frame that names them: how many each must bring is fixed here.
+//! On a host link descriptors travel beside the frame that names them: how many each must bring is
+//! fixed here. On a network link messages follow the frames on the same connection (see `wire`).
 
 use serde::{Deserialize, Serialize};
 
-use super::handshake::{HELLO_BYTES, Hello, Side};
 use super::wire::{self, Kind};
 use crate::error::Error;
 use crate::limits::{DEPTH_MAX, HELD_MAX};
@@ -34,6 +35,8 @@ pub enum LinkFrame {
         channel: u64,
         /// Parked word of the publisher.
         bell: u32,
+        /// Messages that the publisher had sent by then.
+        sequence: u64,
     },
     /// "We have what you sent us."
     Ready {
@@ -73,6 +76,22 @@ pub enum LinkFrame {
         /// The channel.
         channel: u64,
     },
+    /// "Our subscriber has taken so many messages": as many more than its depth may be sent.
+    Credit {
+        /// The channel.
+        channel: u64,
+        /// Messages taken since the channel began.
+        taken: u64,
+    },
+    /// "All messages before this one were sent to you, or are lost."
+    Passed {
+        /// The channel.
+        channel: u64,
+        /// Number of the next message.
+        sequence: u64,
+    },
+    /// "I live." Said when nothing else was for a while.
+    Heartbeat,
 }
 
 /// The wish for a channel.
@@ -122,7 +141,10 @@ impl LinkFrame {
             | Self::Refused { .. }
             | Self::SegmentGone { .. }
             | Self::Detach { .. }
-            | Self::Closed { .. } => 0,
+            | Self::Closed { .. }
+            | Self::Credit { .. }
+            | Self::Passed { .. }
+            | Self::Heartbeat => 0,
         }
     }
 }
@@ -130,113 +152,100 @@ impl LinkFrame {
 /// Most descriptors that come with a frame.
 pub const DESCRIPTORS_MAX: usize = 2;
 
-/// What to do after a packet came.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Step {
-    /// The handshake is done. Send `reply` first, if there is one.
-    Up {
-        /// The peer's hello.
-        peer: Hello,
-        /// Our answer.
-        reply: Option<Vec<u8>>,
-    },
-    /// A message.
-    Frame(LinkFrame),
+/// What a link goes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// A socket of one host, and shared memory.
+    Host,
+    /// A network; messages follow the frames on the same connection.
+    Network,
 }
 
-#[derive(Debug)]
-enum State {
-    Greeting { is_initiator: bool },
-    Up { has_bells: bool },
+impl LinkFrame {
+    /// True for what can be said on that path.
+    const fn fits(&self, path: Path) -> bool {
+        match self {
+            Self::Bells { .. } | Self::Segment { .. } | Self::SegmentGone { .. } => {
+                matches!(path, Path::Host)
+            }
+            Self::Credit { .. } | Self::Passed { .. } | Self::Heartbeat => {
+                matches!(path, Path::Network)
+            }
+            Self::Attach(_)
+            | Self::Attached { .. }
+            | Self::Ready { .. }
+            | Self::Refused { .. }
+            | Self::Detach { .. }
+            | Self::Closed { .. } => true,
+        }
+    }
 }
 
-/// One side of a link.
+/// One side of a link, after the handshake: judges what the peer says.
 #[derive(Debug)]
 pub struct Session {
-    ours: Hello,
-    state: State,
+    path: Path,
+    has_bells: bool,
 }
 
 impl Session {
-    /// The side that dialled, and the packet it starts with.
+    /// A link that has just come up.
     #[must_use]
-    pub fn initiator(ours: Hello) -> (Self, Vec<u8>) {
-        let packet = ours.encode().to_vec();
-        (
-            Self {
-                ours,
-                state: State::Greeting { is_initiator: true },
-            },
-            packet,
-        )
+    pub const fn new(path: Path) -> Self {
+        let has_bells = false;
+        Self { path, has_bells }
     }
 
-    /// The side that was dialled.
-    #[must_use]
-    pub fn responder(ours: Hello) -> Self {
-        Self {
-            ours,
-            state: State::Greeting {
-                is_initiator: false,
-            },
-        }
-    }
-
-    /// Our hello, for a responder that must say which version it has before it hangs up.
-    #[must_use]
-    pub fn hello(&self) -> Vec<u8> {
-        self.ours.encode().to_vec()
-    }
-
-    /// Takes a packet that came with `descriptors` descriptors.
+    /// Takes a packet, which is one frame, that came with `descriptors` descriptors.
     ///
     /// # Errors
-    /// Whatever ends the link: a handshake that does not fit, a frame that is none or out of turn.
-    pub fn receive(&mut self, packet: &[u8], descriptors: usize) -> Result<Step, Error> {
-        match &mut self.state {
-            State::Greeting { is_initiator } => {
-                let is_initiator = *is_initiator;
-                let bytes: &[u8; HELLO_BYTES] = packet
-                    .try_into()
-                    .map_err(|_| Error::Protocol("not a hello"))?;
-                let peer = Hello::decode(bytes)?;
-                self.ours.check(&peer, Side::Node)?;
-                self.state = State::Up { has_bells: false };
-                let reply = (!is_initiator).then(|| self.hello());
-                Ok(Step::Up { peer, reply })
-            }
-            State::Up { has_bells } => {
-                let frame = wire::decode(packet)?.ok_or(Error::Protocol("cut frame"))?;
-                if frame.len != packet.len() {
-                    return Err(Error::Protocol("bytes behind a frame"));
-                }
-                let frame: LinkFrame = wire::body(&frame, Kind::Link)?;
-                if frame.descriptor_count() != descriptors {
-                    return Err(Error::Protocol("wrong number of descriptors"));
-                }
-                let is_bells = matches!(frame, LinkFrame::Bells { .. });
-                if is_bells == *has_bells {
-                    return Err(Error::Protocol("bells must come first, and once"));
-                }
-                *has_bells = true;
-                if let LinkFrame::Attach(attach) = &frame {
-                    attach.check()?;
-                }
-                Ok(Step::Frame(frame))
-            }
+    /// Whatever ends the link: no frame, or one that is out of turn or bounds.
+    pub fn receive(&mut self, packet: &[u8], descriptors: usize) -> Result<LinkFrame, Error> {
+        let frame = wire::decode(packet)?.ok_or(Error::Protocol("cut frame"))?;
+        if frame.len != packet.len() {
+            return Err(Error::Protocol("bytes behind a frame"));
         }
+        self.take(&frame, descriptors)
+    }
+
+    /// Takes a frame that came with `descriptors` descriptors.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub fn take(
+        &mut self,
+        frame: &wire::Frame<'_>,
+        descriptors: usize,
+    ) -> Result<LinkFrame, Error> {
+        let frame: LinkFrame = wire::body(frame, Kind::Link)?;
+        let expected = match self.path {
+            Path::Host => frame.descriptor_count(),
+            Path::Network => 0,
+        };
+        if expected != descriptors {
+            return Err(Error::Protocol("wrong number of descriptors"));
+        }
+        if !frame.fits(self.path) {
+            return Err(Error::Protocol("not to be said on this path"));
+        }
+        if self.path == Path::Host {
+            let is_bells = matches!(frame, LinkFrame::Bells { .. });
+            if is_bells == self.has_bells {
+                return Err(Error::Protocol("bells must come first, and once"));
+            }
+            self.has_bells = true;
+        }
+        if let LinkFrame::Attach(attach) = &frame {
+            attach.check()?;
+        }
+        Ok(frame)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::NodeId;
     use crate::topology::Encoding;
-
-    fn hello(id: u128) -> Hello {
-        Hello::ours(Side::Node, NodeId(id)).unwrap()
-    }
 
     fn attach() -> Attach {
         Attach {
@@ -260,72 +269,58 @@ mod tests {
         wire::encode(Kind::Link, frame).unwrap()
     }
 
-    fn pair() -> (Session, Session) {
-        let (mut dialling, first) = Session::initiator(hello(1));
-        let mut dialled = Session::responder(hello(2));
-        let Step::Up {
-            peer,
-            reply: Some(reply),
-        } = dialled.receive(&first, 0).unwrap()
-        else {
-            panic!("the responder answers")
-        };
-        assert_eq!(peer.id, NodeId(1));
-        let Step::Up { peer, reply: None } = dialling.receive(&reply, 0).unwrap() else {
-            panic!("the initiator does not")
-        };
-        assert_eq!(peer.id, NodeId(2));
-        (dialling, dialled)
+    fn bells() -> LinkFrame {
+        LinkFrame::Bells {
+            count: 3,
+            needs_fences: false,
+        }
     }
 
     #[test]
-    fn both_sides_come_up_and_talk() {
-        let (_, mut dialled) = pair();
-        let bells = LinkFrame::Bells {
-            count: 3,
-            needs_fences: false,
-        };
-        assert_eq!(
-            dialled.receive(&packet(&bells), 1).unwrap(),
-            Step::Frame(bells)
-        );
+    fn both_sides_talk() {
+        let mut host = Session::new(Path::Host);
+        assert_eq!(host.receive(&packet(&bells()), 1).unwrap(), bells());
         let frame = LinkFrame::Attach(attach());
-        assert_eq!(
-            dialled.receive(&packet(&frame), 2).unwrap(),
-            Step::Frame(frame)
-        );
+        assert_eq!(host.receive(&packet(&frame), 2).unwrap(), frame);
+        let mut network = Session::new(Path::Network);
+        assert_eq!(network.receive(&packet(&frame), 0).unwrap(), frame);
+        let beat = LinkFrame::Heartbeat;
+        assert_eq!(network.receive(&packet(&beat), 0).unwrap(), beat);
     }
 
     #[test]
     fn what_is_out_of_turn_or_bounds_ends_the_link() {
-        let bells = packet(&LinkFrame::Bells {
-            count: 3,
-            needs_fences: false,
-        });
         let attach_packet = packet(&LinkFrame::Attach(attach()));
-        let (_, mut early) = pair();
-        assert!(
-            early.receive(&attach_packet, 2).is_err(),
-            "before the bells"
-        );
-        let (_, mut twice) = pair();
-        twice.receive(&bells, 1).unwrap();
-        assert!(twice.receive(&bells, 1).is_err(), "bells twice");
-        let (_, mut bare) = pair();
-        assert!(bare.receive(&bells, 0).is_err(), "no descriptor");
-        let (_, mut deep) = pair();
-        deep.receive(&bells, 1).unwrap();
+        let refused = |sequence: &[(&[u8], usize)]| {
+            let mut session = Session::new(Path::Host);
+            let (last, before) = sequence.split_last().unwrap();
+            for (bytes, descriptors) in before {
+                session.receive(bytes, *descriptors).unwrap();
+            }
+            session.receive(last.0, last.1).is_err()
+        };
+        let bells = packet(&bells());
+        assert!(refused(&[(&attach_packet, 2)]), "before the bells");
+        assert!(refused(&[(&bells, 1), (&bells, 1)]), "bells twice");
+        assert!(refused(&[(&bells, 0)]), "no descriptor");
+        let beat = packet(&LinkFrame::Heartbeat);
+        assert!(refused(&[(&bells, 1), (&beat, 0)]), "of another path");
         for depth in [0, DEPTH_MAX + 1] {
-            let attach = Attach { depth, ..attach() };
-            assert!(
-                deep.receive(&packet(&LinkFrame::Attach(attach)), 2)
-                    .is_err(),
-                "{depth}"
-            );
+            let attach = packet(&LinkFrame::Attach(Attach { depth, ..attach() }));
+            assert!(refused(&[(&bells, 1), (&attach, 2)]), "{depth}");
         }
-        for garbage in [&b""[..], b"sM", b"GET / HTTP", &[0; HELLO_BYTES]] {
-            assert!(pair().0.receive(garbage, 0).is_err());
-            assert!(Session::responder(hello(3)).receive(garbage, 0).is_err());
+        for garbage in [&b""[..], b"sM", b"GET / HTTP", &[0; 128]] {
+            assert!(refused(&[(garbage, 0)]));
+        }
+        for of_host in [
+            LinkFrame::SegmentGone {
+                channel: 1,
+                number: 1,
+            },
+            self::bells(),
+        ] {
+            let refused = Session::new(Path::Network).receive(&packet(&of_host), 0);
+            assert!(refused.is_err(), "{of_host:?}");
         }
     }
 }

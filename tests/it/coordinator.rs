@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
-use shmesh::link::handshake::{HELLO_BYTES, Hello, Side};
+use shmesh::link::handshake::{HELLO_BYTES, Hello, Purpose, Side};
 use shmesh::link::wire::{Kind, encode};
 use shmesh::membership::FromNode;
 use shmesh::topology::{Change, Endpoint, Role, TopicType};
@@ -161,7 +161,7 @@ impl Stranger {
 }
 
 fn hello() -> Hello {
-    Hello::ours(Side::Node, NodeId::random().unwrap()).unwrap()
+    Hello::ours(Side::Node, Purpose::Membership, NodeId::random().unwrap()).unwrap()
 }
 
 #[test]

@@ -9,7 +9,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType,
 };
-use shmesh::link::handshake::{Hello, Side};
+use shmesh::link::handshake::{Hello, Purpose, Side};
 use shmesh::link::session::{Attach, LinkFrame};
 use shmesh::link::wire::{Kind, body, decode, encode};
 use shmesh::topology::{Encoding, TopicType};
@@ -43,7 +43,7 @@ impl Peer {
     /// Dials, greets, and takes in the greeting and the bells.
     fn connected(mesh: &Mesh) -> Self {
         let peer = Self::dial(mesh);
-        let hello = Hello::ours(Side::Node, NodeId::random().unwrap()).unwrap();
+        let hello = hello(NodeId::random().unwrap());
         peer.send(&hello.encode(), &[]);
         assert!(peer.receive().is_some(), "the greeting");
         assert!(peer.receive().is_some(), "the bells");
@@ -89,6 +89,10 @@ impl Peer {
         }
         true
     }
+}
+
+fn hello(id: NodeId) -> Hello {
+    Hello::ours(Side::Node, Purpose::HostLink, id).unwrap()
 }
 
 struct Setting {
@@ -188,7 +192,7 @@ fn greetings_that_do_not_fit_end_the_link() {
         assert!(peer.is_cut_off());
     }
     let peer = Peer::dial(&setting.mesh);
-    let mut old = Hello::ours(Side::Node, NodeId(1)).unwrap().encode();
+    let mut old = hello(NodeId(1)).encode();
     old[8] = 200;
     peer.send(&old, &[]);
     let answer: [u8; 128] = peer.receive().unwrap().try_into().unwrap();
@@ -200,7 +204,7 @@ fn greetings_that_do_not_fit_end_the_link() {
     let peer = Peer::dial(&setting.mesh);
     let other = Hello {
         layout: 5,
-        ..Hello::ours(Side::Node, NodeId(1)).unwrap()
+        ..hello(NodeId(1))
     };
     peer.send(&other.encode(), &[]);
     assert!(peer.is_cut_off(), "another memory layout");

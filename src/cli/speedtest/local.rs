@@ -23,6 +23,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         .build()?;
     runtime.block_on(async {
         let coordinator = Coordinator::bind("127.0.0.1:0").await?;
+        let coordinator = args.common.security.secure_coordinator(coordinator)?;
         let address = coordinator.local_addr()?.to_string();
         let measuring = tokio::task::spawn_blocking({
             let args = args.clone();
@@ -50,6 +51,7 @@ fn measure(args: &RunArgs, address: &str) -> Result<(), Failure> {
         .args(speedtest_verb())
         .args(["recv", "--until-eof", "--coordinator", address]);
     receiver.args(["--topic", &args.common.topic]);
+    args.common.security.hand_on(&mut receiver);
     let _receiver = Owned(
         receiver
             .stdin(Stdio::piped())

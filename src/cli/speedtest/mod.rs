@@ -19,6 +19,7 @@ use clap::{Args, Subcommand};
 
 use self::spec::{Pattern, Payload, Transport, Wait, parse_size};
 use super::Failure;
+use super::security::SecurityArgs;
 
 /// Measure latency and throughput between two processes.
 #[derive(Args, Clone, Debug)]
@@ -60,6 +61,8 @@ struct CommonArgs {
     /// Address of the coordinator [default: $SHMESH_COORDINATOR or 127.0.0.1:7679]
     #[arg(long)]
     coordinator: Option<String>,
+    #[command(flatten)]
+    security: SecurityArgs,
     /// Core to run on [default: the sender on the first, the receiver on the second]
     #[arg(long)]
     core: Option<usize>,

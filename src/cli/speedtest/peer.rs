@@ -19,7 +19,7 @@ pub(super) async fn join(name: &str, common: &CommonArgs) -> Result<Node, Failur
     if let Some(address) = &common.coordinator {
         builder = builder.coordinator(address);
     }
-    Ok(builder.build().await?)
+    Ok(common.security.secure_node(builder)?.build().await?)
 }
 
 /// A topic for short words in JSON.

@@ -2,12 +2,16 @@
 
 use std::collections::HashMap;
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::super::*;
 use crate::id::HostId;
+use crate::link::handshake::{HELLO_BYTES, Hello};
+use crate::link::stream::Secured;
 use crate::membership::{MembershipConfig, MeshEvent, maintain};
 use crate::topology::{Encoding, Endpoint, NodeInfo, Role, TopicType};
 
@@ -110,6 +114,7 @@ impl Member {
         let (sender, events) = mpsc::channel(64);
         let (shutdown, over) = watch::channel(false);
         let config = MembershipConfig {
+            credentials: Credentials::default(),
             address: address.into(),
             info: info(id),
         };
@@ -169,17 +174,19 @@ impl Member {
 /// A connection on which anything can be said.
 pub(super) struct Raw {
     pub(super) reader: FrameReader,
-    pub(super) writer: OwnedWriteHalf,
+    pub(super) writer: FrameWriter,
 }
 
 impl Raw {
-    pub(super) async fn connect(address: &str) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
-        let (reader, writer) = stream.into_split();
-        Self {
-            reader: FrameReader::new(reader),
-            writer,
-        }
+    /// Says `hello`; what is answered, and the connection.
+    pub(super) async fn greet(address: &str, hello: &[u8]) -> (Hello, Self) {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(hello).await.unwrap();
+        let mut answer = [0; HELLO_BYTES];
+        let read = stream.read_exact(&mut answer);
+        soon("a hello", read).await.unwrap();
+        let (reader, writer) = split(Secured::Plain(stream));
+        (Hello::decode(&answer).unwrap(), Self { reader, writer })
     }
 
     pub(super) async fn say(&mut self, bytes: &[u8]) {
@@ -196,10 +203,8 @@ impl Raw {
 
     /// Says hello and registers; what comes is left to the test.
     pub(super) async fn register(address: &str, info: NodeInfo) -> Self {
-        let mut raw = Self::connect(address).await;
-        let hello = Hello::ours(Side::Node, info.id).unwrap();
-        raw.say(&hello.encode()).await;
-        soon("a hello", raw.reader.hello()).await.unwrap();
+        let hello = Hello::ours(Side::Node, Purpose::Membership, info.id).unwrap();
+        let (_, mut raw) = Self::greet(address, &hello.encode()).await;
         raw.tell(&FromNode::Register(info)).await;
         raw
     }

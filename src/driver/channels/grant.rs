@@ -111,7 +111,12 @@ impl Channels<'_> {
                 link.send_segment(channel, *number, segment);
             }
             let handed = vec![Handed::Segment(segment), event];
-            link.send(&LinkFrame::Attached { channel, bell }, handed);
+            let attached = LinkFrame::Attached {
+                channel,
+                bell,
+                sequence: 0,
+            };
+            link.send(&attached, handed);
         };
         let is_added = publisher.add(tx, outlet, introduce);
         if is_added {

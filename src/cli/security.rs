@@ -1,0 +1,78 @@
+//! The options of every tool that say which mesh it is of, and prove it.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use clap::Args;
+
+use super::Failure;
+use crate::security::{AUTH_KEY_FILE_VARIABLE, AUTH_KEY_VARIABLE, MESH_VARIABLE};
+use crate::{AuthKey, Coordinator, NodeBuilder};
+
+/// Which mesh, and its key.
+#[derive(Args, Clone, Debug, Default)]
+pub struct SecurityArgs {
+    /// Name of the mesh: those of another name never mix with it [default: $SHMESH_MESH or none]
+    #[arg(long, value_name = "NAME")]
+    pub mesh: Option<String>,
+    /// File with the key of the mesh, at least 32 bytes, readable by its owner alone
+    /// [default: $SHMESH_AUTHKEY_FILE, else the key in $SHMESH_AUTHKEY, else none]
+    #[arg(long, value_name = "FILE")]
+    pub authkey_file: Option<PathBuf>,
+    /// The key itself; other users of this computer can see it: better --authkey-file
+    #[arg(long, value_name = "KEY", conflicts_with = "authkey_file")]
+    pub authkey: Option<String>,
+}
+
+impl SecurityArgs {
+    fn key(&self) -> Result<Option<AuthKey>, Failure> {
+        if let Some(path) = &self.authkey_file {
+            return Ok(Some(AuthKey::from_file(path)?));
+        }
+        let Some(key) = &self.authkey else {
+            return Ok(None);
+        };
+        eprintln!(
+            "warning: others can read --authkey in the list of processes; better --authkey-file or \
+             {AUTH_KEY_VARIABLE}"
+        );
+        Ok(Some(AuthKey::from_text(key.as_bytes())?))
+    }
+
+    /// Hands them on to a process of ours, by its environment, where others cannot see them.
+    pub(crate) fn hand_on(&self, command: &mut Command) {
+        if let Some(mesh) = &self.mesh {
+            command.env(MESH_VARIABLE, mesh);
+        }
+        if let Some(path) = &self.authkey_file {
+            command.env(AUTH_KEY_FILE_VARIABLE, path);
+        }
+        if let Some(key) = &self.authkey {
+            command.env_remove(AUTH_KEY_FILE_VARIABLE);
+            command.env(AUTH_KEY_VARIABLE, key);
+        }
+    }
+
+    /// Applies them to a node.
+    ///
+    /// # Errors
+    /// A key that cannot be used.
+    pub fn secure_node(&self, mut builder: NodeBuilder) -> Result<NodeBuilder, Failure> {
+        if let Some(mesh) = &self.mesh {
+            builder = builder.mesh(mesh);
+        }
+        if let Some(key) = self.key()? {
+            builder = builder.auth_key(key);
+        }
+        Ok(builder)
+    }
+
+    /// Applies them, and what the environment says, to a coordinator.
+    ///
+    /// # Errors
+    /// A key or a name that cannot be used.
+    pub fn secure_coordinator(&self, coordinator: Coordinator) -> Result<Coordinator, Failure> {
+        let credentials = crate::security::credentials(self.mesh.clone(), self.key()?)?;
+        Ok(coordinator.with_credentials(credentials))
+    }
+}
