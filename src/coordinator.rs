@@ -5,7 +5,8 @@
 //! [`DELTA_COALESCE_MS`] go out together. A node that reads too slowly gets a new snapshot instead
 //! of a queue of history. Each run has its own, growing epoch.
 
-use std::collections::HashMap;
+pub mod state;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use self::state::{Frame, Sink, State};
 use crate::endpoint::lock;
 use crate::error::Error;
 use crate::id::{NodeId, random_bytes};
@@ -27,7 +29,7 @@ use crate::link::handshake::{Hello, Side};
 use crate::link::wire::{self, Kind};
 use crate::membership::{FrameReader, FromCoordinator, FromNode, write_all};
 use crate::name::escaped;
-use crate::topology::{Change, Topology};
+use crate::topology::Change;
 
 /// A coordinator that listens, and works while [`run`](Self::run) is polled.
 #[derive(Debug)]
@@ -40,27 +42,8 @@ pub struct Coordinator {
 #[derive(Debug)]
 struct Mesh {
     epoch: u64,
-    state: Mutex<State>,
+    state: Mutex<State<mpsc::Sender<Frame>>>,
     changed: Notify,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    topology: Topology,
-    version: u64,
-    /// Applied, but not yet sent to the watchers.
-    pending: Vec<Change>,
-    watchers: HashMap<NodeId, Watcher>,
-    connection_count: u64,
-}
-
-#[derive(Debug)]
-struct Watcher {
-    /// Which connection; a later one of the same node replaces it.
-    connection: u64,
-    frames: mpsc::Sender<Arc<Vec<u8>>>,
-    /// True if frames were left out: it needs a snapshot.
-    is_behind: bool,
 }
 
 impl Coordinator {
@@ -262,7 +245,7 @@ async fn listen(mesh: &Mesh, reader: &mut FrameReader, node: NodeId) -> Result<(
 async fn talk(
     mesh: &Mesh,
     writer: &mut OwnedWriteHalf,
-    mut queue: mpsc::Receiver<Arc<Vec<u8>>>,
+    mut queue: mpsc::Receiver<Frame>,
     node: NodeId,
 ) -> Result<(), Error> {
     write_all(
@@ -323,75 +306,27 @@ fn encode(word: &FromCoordinator) -> Result<Vec<u8>, Error> {
 }
 
 impl Mesh {
-    fn register(&self, node_up: &Change, frames: mpsc::Sender<Arc<Vec<u8>>>) -> Result<u64, Error> {
-        let node = node_up.node();
-        // Looked at before anything is taken from a node of that id which may be in already.
-        Topology::default().apply(node_up)?;
-        let mut state = lock(&self.state);
-        // A node that comes back on a new connection starts over.
-        state.apply(&Change::NodeDown(node))?;
-        state.apply(node_up)?;
-        state.connection_count += 1;
-        let connection = state.connection_count;
-        // Behind from the start: the snapshot comes first.
-        state.watchers.insert(
-            node,
-            Watcher {
-                connection,
-                frames,
-                is_behind: true,
-            },
-        );
-        drop(state);
+    fn register(&self, node_up: &Change, frames: mpsc::Sender<Frame>) -> Result<u64, Error> {
+        let connection = lock(&self.state).register(node_up, frames)?;
         self.changed.notify_one();
         let name = escaped(&format!("{node_up:?}"));
-        tracing::debug!(%node, name, "node registered");
+        tracing::debug!(node = %node_up.node(), name, "node registered");
         Ok(connection)
     }
 
     fn unregister(&self, node: NodeId, connection: u64) {
-        let mut state = lock(&self.state);
-        if state
-            .watchers
-            .get(&node)
-            .is_some_and(|watcher| watcher.connection == connection)
-        {
-            state.watchers.remove(&node);
-            let applied = state.apply(&Change::NodeDown(node));
-            debug_assert!(applied.is_ok());
-        }
-        drop(state);
+        lock(&self.state).unregister(node, connection);
         self.changed.notify_one();
     }
 
     fn update(&self, node: NodeId, changes: &[Change]) -> Result<(), Error> {
-        let mut state = lock(&self.state);
-        for change in changes {
-            let is_own = change.node() == node
-                && matches!(
-                    change,
-                    Change::EndpointUp { .. } | Change::EndpointDown { .. }
-                );
-            if !is_own {
-                return Err(Error::Protocol("a node may change its own endpoints only"));
-            }
-            state.apply(change)?;
-        }
-        drop(state);
+        lock(&self.state).update(node, changes)?;
         self.changed.notify_one();
         Ok(())
     }
 
-    /// The whole, for a watcher that missed something, which then follows the deltas again.
     fn snapshot_if_behind(&self, node: NodeId) -> Option<(u64, Vec<Change>)> {
-        let mut state = lock(&self.state);
-        if !state.watchers.get(&node)?.is_behind {
-            return None;
-        }
-        // What is in the snapshot must not come again as a delta of a later version.
-        state.flush();
-        state.watchers.get_mut(&node)?.is_behind = false;
-        Some((state.version, state.topology.snapshot()))
+        lock(&self.state).snapshot_if_behind(node)
     }
 
     fn flush(&self) {
@@ -399,43 +334,10 @@ impl Mesh {
     }
 }
 
-impl State {
-    fn apply(&mut self, change: &Change) -> Result<(), Error> {
-        if self.topology.apply(change)? {
-            self.pending.push(change.clone());
-        }
-        Ok(())
-    }
-
-    /// Sends what is pending to all watchers, encoded once.
-    fn flush(&mut self) {
-        let pending = std::mem::take(&mut self.pending);
-        for part in pending.chunks(CHANGES_PER_FRAME_MAX) {
-            self.version += 1;
-            let delta = FromCoordinator::Delta {
-                version: self.version,
-                changes: part.to_vec(),
-            };
-            match encode(&delta) {
-                Ok(frame) => self.send_all(&Arc::new(frame)),
-                Err(error) => {
-                    tracing::error!(%error, "delta left out; all watchers get a snapshot");
-                    self.watchers
-                        .values_mut()
-                        .for_each(|watcher| watcher.is_behind = true);
-                }
-            }
-        }
-    }
-
-    fn send_all(&mut self, frame: &Arc<Vec<u8>>) {
-        for watcher in self
-            .watchers
-            .values_mut()
-            .filter(|watcher| !watcher.is_behind)
-        {
-            watcher.is_behind = watcher.frames.try_send(Arc::clone(frame)).is_err();
-        }
+/// The queue of a connection, which ends with it.
+impl Sink for mpsc::Sender<Frame> {
+    fn offer(&mut self, frame: &Frame) -> bool {
+        self.try_send(Arc::clone(frame)).is_ok()
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::super::*;
 use crate::id::HostId;
 use crate::membership::{MembershipConfig, MeshEvent, maintain};
-use crate::topology::{Encoding, Endpoint, NodeInfo, Role, TopicType};
+use crate::topology::{Encoding, Endpoint, NodeInfo, Role, TopicType, Topology};
 
 /// Only so that a failing test ends; nothing is measured against it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
