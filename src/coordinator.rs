@@ -2,9 +2,11 @@
 //!
 //! Nodes register and keep their place by saying something at least every lease. Each gets one
 //! snapshot, then versioned deltas. A first change goes out at once; those that follow within
-//! [`DELTA_COALESCE_MS`] go out together. A node that reads too slowly gets a new snapshot instead
-//! of a queue of history. Each run has its own, growing epoch.
+//! [`DELTA_COALESCE_MS`] go out together, and so do the snapshots of nodes that join meanwhile. A
+//! node that reads too slowly gets a new snapshot instead of a queue of history. Each run has its
+//! own, growing epoch. All of that is decided in [`state`]; here are its sockets and its clock.
 
+mod pending;
 pub mod state;
 
 use std::net::SocketAddr;
@@ -17,13 +19,13 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use self::state::{Frame, Sink, State};
+use self::state::{Frames, Sink, State};
 use crate::endpoint::lock;
 use crate::error::Error;
 use crate::id::{NodeId, random_bytes};
 use crate::limits::{
-    ACCEPT_PAUSE_MS, CHANGES_PER_FRAME_MAX, CONNECTIONS_MAX, DELTA_COALESCE_MS,
-    DELTA_QUEUE_FRAMES_MAX, HANDSHAKE_MS_MAX, HEARTBEAT_MS, LEASE_MS,
+    ACCEPT_PAUSE_MS, CONNECTIONS_MAX, DELTA_COALESCE_MS, DELTA_QUEUE_FRAMES_MAX, HANDSHAKE_MS_MAX,
+    HEARTBEAT_MS, LEASE_MS,
 };
 use crate::link::handshake::{Hello, Side};
 use crate::link::wire::{self, Kind};
@@ -42,7 +44,7 @@ pub struct Coordinator {
 #[derive(Debug)]
 struct Mesh {
     epoch: u64,
-    state: Mutex<State<mpsc::Sender<Frame>>>,
+    state: Mutex<State<mpsc::Sender<Frames>>>,
     changed: Notify,
 }
 
@@ -245,7 +247,7 @@ async fn listen(mesh: &Mesh, reader: &mut FrameReader, node: NodeId) -> Result<(
 async fn talk(
     mesh: &Mesh,
     writer: &mut OwnedWriteHalf,
-    mut queue: mpsc::Receiver<Frame>,
+    mut queue: mpsc::Receiver<Frames>,
     node: NodeId,
 ) -> Result<(), Error> {
     write_all(
@@ -255,14 +257,14 @@ async fn talk(
     .await?;
     let mut heartbeat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MS));
     loop {
-        if queue.is_empty()
-            && let Some((version, changes)) = mesh.snapshot_if_behind(node)
-        {
-            send_snapshot(writer, version, &changes).await?;
+        if queue.is_empty() {
+            mesh.catch_up(node)?;
         }
         tokio::select! {
-            frame = queue.recv() => match frame {
-                Some(frame) => write_all(writer, &frame).await?,
+            frames = queue.recv() => match frames {
+                Some(frames) => for block in frames.iter() {
+                    write_all(writer, block).await?;
+                },
                 None => return Err(Error::Protocol("replaced by a newer connection")),
             },
             _ = heartbeat.tick() => {
@@ -270,26 +272,6 @@ async fn talk(
             }
         }
     }
-}
-
-async fn send_snapshot(
-    writer: &mut OwnedWriteHalf,
-    version: u64,
-    changes: &[Change],
-) -> Result<(), Error> {
-    let count = changes.len().div_ceil(CHANGES_PER_FRAME_MAX).max(1);
-    for idx in 0..count {
-        let start = idx * CHANGES_PER_FRAME_MAX;
-        let end = (start + CHANGES_PER_FRAME_MAX).min(changes.len());
-        let part = FromCoordinator::Snapshot {
-            version,
-            is_first: idx == 0,
-            is_last: idx + 1 == count,
-            changes: changes[start..end].to_vec(),
-        };
-        write_all(writer, &encode(&part)?).await?;
-    }
-    Ok(())
 }
 
 /// Sends deltas: at once after quiet, together when they come thick.
@@ -306,11 +288,11 @@ fn encode(word: &FromCoordinator) -> Result<Vec<u8>, Error> {
 }
 
 impl Mesh {
-    fn register(&self, node_up: &Change, frames: mpsc::Sender<Frame>) -> Result<u64, Error> {
+    fn register(&self, node_up: &Change, frames: mpsc::Sender<Frames>) -> Result<u64, Error> {
         let connection = lock(&self.state).register(node_up, frames)?;
         self.changed.notify_one();
-        let name = escaped(&format!("{node_up:?}"));
-        tracing::debug!(node = %node_up.node(), name, "node registered");
+        let name = || escaped(&format!("{node_up:?}"));
+        tracing::debug!(node = %node_up.node(), name = name(), "node registered");
         Ok(connection)
     }
 
@@ -325,19 +307,21 @@ impl Mesh {
         Ok(())
     }
 
-    fn snapshot_if_behind(&self, node: NodeId) -> Option<(u64, Vec<Change>)> {
-        lock(&self.state).snapshot_if_behind(node)
+    fn catch_up(&self, node: NodeId) -> Result<(), Error> {
+        lock(&self.state).catch_up(node)
     }
 
     fn flush(&self) {
-        lock(&self.state).flush();
+        if let Err(error) = lock(&self.state).flush() {
+            tracing::error!(%error, "a delta is left out; all get a snapshot");
+        }
     }
 }
 
 /// The queue of a connection, which ends with it.
-impl Sink for mpsc::Sender<Frame> {
-    fn offer(&mut self, frame: &Frame) -> bool {
-        self.try_send(Arc::clone(frame)).is_ok()
+impl Sink for mpsc::Sender<Frames> {
+    fn offer(&mut self, frames: &Frames) -> bool {
+        self.try_send(Arc::clone(frames)).is_ok()
     }
 }
 

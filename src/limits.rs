@@ -54,7 +54,8 @@ pub const FRAME_BYTES_MAX: usize = 64 << 10;
 pub const CHANGES_PER_FRAME_MAX: usize = 32;
 /// Largest change of the topology in bytes, as it is sent.
 pub const CHANGE_BYTES_MAX: usize = 1 << 10;
-/// Frames that may wait for a node that reads its deltas slowly; it gets a snapshot beyond that.
+/// Blocks of frames, each of at most [`FRAME_BYTES_MAX`], that may wait for a node that reads its
+/// deltas slowly; it gets a snapshot beyond that.
 pub const DELTA_QUEUE_FRAMES_MAX: usize = 1024;
 /// Connections a coordinator has at once.
 pub const CONNECTIONS_MAX: usize = NODES_MAX;

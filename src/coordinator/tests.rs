@@ -1,13 +1,15 @@
 //! The coordinator over real sockets, with real members and with words said by hand.
 
-mod support;
+pub(super) mod support;
 
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use self::support::{Member, Raw, Running, endpoint, endpoint_up, info, soon};
 use super::*;
-use crate::limits::{ENDPOINTS_PER_NODE_MAX, NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
+use crate::limits::{
+    CHANGES_PER_FRAME_MAX, ENDPOINTS_PER_NODE_MAX, NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX,
+};
 use crate::link::handshake::{HELLO_BYTES, PROTOCOL_VERSION};
 use crate::link::wire::HEADER_BYTES;
 use crate::topology::{NodeInfo, Role};
@@ -302,11 +304,32 @@ fn mesh() -> Arc<Mesh> {
     })
 }
 
-fn delta_of(frame: &[u8]) -> (u64, Vec<Change>) {
-    let frame = wire::decode(frame).unwrap().unwrap();
-    match wire::body(&frame, Kind::FromCoordinator).unwrap() {
+/// What one offer says, which is one frame here.
+fn word_of(frames: &Frames) -> FromCoordinator {
+    let [block] = &frames[..] else {
+        panic!("{} blocks", frames.len());
+    };
+    let frame = wire::decode(block).unwrap().unwrap();
+    assert_eq!(frame.len, block.len(), "one frame");
+    wire::body(&frame, Kind::FromCoordinator).unwrap()
+}
+
+fn delta_of(frames: &Frames) -> (u64, Vec<Change>) {
+    match word_of(frames) {
         FromCoordinator::Delta { version, changes } => (version, changes),
         other => panic!("no delta: {other:?}"),
+    }
+}
+
+fn snapshot_of(frames: &Frames) -> (u64, Vec<Change>) {
+    match word_of(frames) {
+        FromCoordinator::Snapshot {
+            version,
+            is_first: true,
+            is_last: true,
+            changes,
+        } => (version, changes),
+        other => panic!("no snapshot: {other:?}"),
     }
 }
 
@@ -315,25 +338,27 @@ fn a_slow_watcher_gets_one_snapshot_instead_of_history() {
     let mesh = mesh();
     let (frames, mut queue) = mpsc::channel(2);
     mesh.register(&Change::NodeUp(info(1)), frames).unwrap();
-    assert!(mesh.snapshot_if_behind(NodeId(1)).is_some(), "the first");
-    assert!(mesh.snapshot_if_behind(NodeId(1)).is_none());
+    mesh.flush();
+    let (mut version, _) = snapshot_of(&queue.try_recv().unwrap());
+    mesh.catch_up(NodeId(1)).unwrap();
+    assert!(queue.try_recv().is_err(), "it is not behind");
 
     for id in 0..10 {
         mesh.update(NodeId(1), &[endpoint_up(1, endpoint(id, "t"))])
             .unwrap();
         mesh.flush();
     }
-    let mut version = 0;
-    for idx in 0..2 {
+    for _ in 0..2 {
         let (new, changes) = delta_of(&queue.try_recv().unwrap());
-        assert!(idx == 0 || new == version + 1);
-        assert_eq!(changes.len(), 1);
+        assert_eq!((new, changes.len()), (version + 1, 1));
         version = new;
     }
     assert!(queue.try_recv().is_err(), "the queue is bounded");
-    let (snapshot_version, changes) = mesh.snapshot_if_behind(NodeId(1)).unwrap();
+    mesh.catch_up(NodeId(1)).unwrap();
+    let (snapshot_version, changes) = snapshot_of(&queue.try_recv().unwrap());
     assert_eq!((snapshot_version, changes.len()), (version + 8, 11));
-    assert!(mesh.snapshot_if_behind(NodeId(1)).is_none(), "only one");
+    mesh.catch_up(NodeId(1)).unwrap();
+    assert!(queue.try_recv().is_err(), "only one");
 
     mesh.update(NodeId(1), &[endpoint_up(1, endpoint(10, "t"))])
         .unwrap();
@@ -347,8 +372,8 @@ async fn a_first_change_goes_out_at_once_and_the_next_together() {
     let mesh = mesh();
     let (frames, mut queue) = mpsc::channel(16);
     mesh.register(&Change::NodeUp(info(1)), frames).unwrap();
-    mesh.snapshot_if_behind(NodeId(1)).unwrap();
     let task = tokio::spawn(broadcast(Arc::clone(&mesh)));
+    snapshot_of(&queue.recv().await.unwrap());
     // Past what the registration itself set off.
     tokio::time::sleep(Duration::from_millis(2 * DELTA_COALESCE_MS)).await;
 

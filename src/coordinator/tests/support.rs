@@ -21,7 +21,7 @@ pub(super) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
-pub(super) fn info(id: u128) -> NodeInfo {
+pub(in crate::coordinator) fn info(id: u128) -> NodeInfo {
     NodeInfo {
         id: NodeId(id),
         name: format!("n{id}"),
@@ -33,7 +33,7 @@ pub(super) fn info(id: u128) -> NodeInfo {
     }
 }
 
-pub(super) fn endpoint(id: u32, topic: &str) -> Endpoint {
+pub(in crate::coordinator) fn endpoint(id: u32, topic: &str) -> Endpoint {
     let ty = TopicType {
         encoding: Encoding::Raw,
         name: "bytes".into(),
@@ -47,7 +47,7 @@ pub(super) fn endpoint(id: u32, topic: &str) -> Endpoint {
     }
 }
 
-pub(super) fn endpoint_up(node: u128, endpoint: Endpoint) -> Change {
+pub(in crate::coordinator) fn endpoint_up(node: u128, endpoint: Endpoint) -> Change {
     Change::EndpointUp {
         node: NodeId(node),
         endpoint,
