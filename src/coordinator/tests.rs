@@ -71,6 +71,40 @@ async fn a_restarted_coordinator_has_a_new_epoch_and_the_whole_mesh() {
 }
 
 #[tokio::test]
+async fn a_stale_coordinator_is_not_joined_and_the_current_one_is_again() {
+    let (current, stale) = (20, 10);
+    let mut running = Running::of_epoch("127.0.0.1:0", current).await;
+    let mut member = Member::join(&running.address, 1);
+    member.announce([endpoint(0, "a")]);
+    let is_whole = |m: &Member| m.topology.endpoints(NodeId(1)).count() == 1;
+    member.until("it is known", is_whole).await;
+    let known = member.topology.clone();
+
+    let address = running.stop().await;
+    running = Running::of_epoch(&address, stale).await;
+    let refused = |m: &Member| {
+        let is_stale = |e: &&Error| matches!(e, Error::StaleCoordinator { .. });
+        m.lost.iter().filter(is_stale).count()
+    };
+    let again = |m: &Member| refused(m) == 3;
+    member.until("it refuses, and tries on", again).await;
+    assert_eq!(member.epoch, current);
+    assert_eq!(member.topology, known, "what it knew stays");
+    let said = member.lost.last().unwrap().to_string();
+    for word in ["epoch is 10", "has seen 20", "stop it"] {
+        assert!(said.contains(word), "{said}");
+    }
+
+    for epoch in [current, current + 1] {
+        let address = running.stop().await;
+        running = Running::of_epoch(&address, epoch).await;
+        member.epoch = 0;
+        let is_in = |m: &Member| m.epoch == epoch && is_whole(m);
+        member.until("it joins", is_in).await;
+    }
+}
+
+#[tokio::test]
 async fn two_hundred_nodes_come_back_at_once() {
     let count = 200;
     let running = Running::new().await;

@@ -64,7 +64,17 @@ pub(super) struct Running {
 impl Running {
     pub(super) async fn start(address: &str, lease_ms: u64) -> Self {
         let coordinator = Coordinator::bind(address).await.unwrap();
-        let coordinator = coordinator.with_lease(Duration::from_millis(lease_ms));
+        Self::run(coordinator.with_lease(Duration::from_millis(lease_ms)))
+    }
+
+    /// A coordinator as if it had started at another time.
+    pub(super) async fn of_epoch(address: &str, epoch: u64) -> Self {
+        let mut coordinator = Coordinator::bind(address).await.unwrap();
+        Arc::get_mut(&mut coordinator.mesh).unwrap().epoch = epoch;
+        Self::run(coordinator)
+    }
+
+    fn run(coordinator: Coordinator) -> Self {
         let address = coordinator.local_addr().unwrap().to_string();
         let epoch = coordinator.epoch();
         let (stop, stopped) = oneshot::channel();
