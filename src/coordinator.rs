@@ -7,6 +7,7 @@
 //! own, growing epoch. All of that is decided in [`state`]; here are its sockets and its clock.
 
 mod pending;
+mod rate;
 pub mod state;
 
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use self::rate::Rate;
 use self::state::{Frames, Sink, State};
 use crate::endpoint::lock;
 use crate::error::Error;
@@ -232,10 +234,17 @@ async fn greet(
     reader.next(Kind::FromNode).await
 }
 
-/// Takes in what the node says, until it is gone.
+/// Takes in what the node says, until it is gone or says too much.
 async fn listen(mesh: &Mesh, reader: &mut FrameReader, node: NodeId) -> Result<(), Error> {
+    let mut rate = Rate::default();
     loop {
-        match reader.next(Kind::FromNode).await? {
+        let word = reader.next(Kind::FromNode).await?;
+        let change_count = match &word {
+            FromNode::Update(changes) => changes.len(),
+            FromNode::Heartbeat | FromNode::Register(_) => 0,
+        };
+        rate.take(change_count, Instant::now().into_std())?;
+        match word {
             FromNode::Heartbeat => {}
             FromNode::Update(changes) => mesh.update(node, &changes)?,
             FromNode::Register(_) => return Err(Error::Protocol("registered twice")),

@@ -54,6 +54,11 @@ pub const FRAME_BYTES_MAX: usize = 64 << 10;
 pub const CHANGES_PER_FRAME_MAX: usize = 32;
 /// Largest change of the topology in bytes, as it is sent.
 pub const CHANGE_BYTES_MAX: usize = 1 << 10;
+/// Changes that a node may send in a second, for as long as it likes; it is cut off if it sends
+/// more. A thousand such nodes would keep a coordinator busy; programs make some in their lives.
+pub const NODE_CHANGES_PER_SECOND_MAX: u32 = 10_000;
+/// Changes that a node may send at once: all its endpoints go and others come.
+pub const NODE_CHANGES_AHEAD_MAX: u32 = 2 * ENDPOINTS_PER_NODE_MAX;
 /// Blocks of frames, each of at most [`FRAME_BYTES_MAX`], that may wait for a node that reads its
 /// deltas slowly; it gets a snapshot beyond that.
 pub const DELTA_QUEUE_FRAMES_MAX: usize = 1024;
@@ -80,6 +85,8 @@ pub const LEAVE_MS_MAX: u64 = 200;
 pub const ACCEPT_PAUSE_MS: u64 = 100;
 
 const _: () = assert!(ENDPOINTS_PER_NODE_MAX <= BELL_WORDS_MAX);
+// A heartbeat counts like a change.
+const _: () = assert!(NODE_CHANGES_PER_SECOND_MAX as u64 * HEARTBEAT_MS >= 100 * 1_000);
 const _: () = assert!(LEASE_MS >= 3 * HEARTBEAT_MS);
 // The frame's header and the delta's own fields beside the changes.
 const _: () = assert!(FRAME_BYTES_MAX >= CHANGES_PER_FRAME_MAX * CHANGE_BYTES_MAX + 64);

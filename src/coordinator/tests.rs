@@ -321,6 +321,39 @@ async fn garbage_is_closed_and_hurts_nobody() {
 }
 
 #[tokio::test]
+async fn a_node_that_sends_changes_as_a_flood_is_cut_off_with_the_reason() {
+    let running = Running::new().await;
+    let mut witness = Member::join(&running.address, 1);
+    let Raw {
+        mut reader,
+        mut writer,
+    } = Raw::register(&running.address, info(2)).await;
+    witness.until_nodes(2).await;
+    let node = NodeId(2);
+    let churn = (0..CHANGES_PER_FRAME_MAX).map(|idx| match idx % 2 {
+        0 => endpoint_up(2, endpoint(0, "comes/and/goes")),
+        _ => Change::EndpointDown { node, endpoint: 0 },
+    });
+    let update = FromNode::Update(churn.collect());
+    let frame = wire::encode(Kind::FromNode, &update).unwrap();
+    let flood = async { while writer.write_all(&frame).await.is_ok() {} };
+    let refusal = async {
+        loop {
+            match reader.next(Kind::FromCoordinator).await.unwrap() {
+                FromCoordinator::Refused { reason } => break reason,
+                FromCoordinator::Delta { changes, .. } => panic!("told of churn: {changes:?}"),
+                _ => {}
+            }
+        }
+    };
+    let both = async { tokio::join!(flood, refusal).1 };
+    let reason = soon("it is cut off", both).await;
+    assert!(reason.contains("ahead of the rate"), "{reason}");
+    witness.until_nodes(1).await;
+    assert!(witness.lost.is_empty());
+}
+
+#[tokio::test]
 async fn who_does_not_finish_its_hello_is_closed() {
     let running = Running::new().await;
     let mut slow = TcpStream::connect(&running.address).await.unwrap();
