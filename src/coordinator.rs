@@ -6,6 +6,7 @@
 //! node that reads too slowly gets a new snapshot instead of a queue of history. Each run has its
 //! own, growing epoch. All of that is decided in [`state`]; here are its sockets and its clock.
 
+mod listener;
 mod pending;
 mod rate;
 pub mod state;
@@ -20,6 +21,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use self::listener::listen_at;
 use self::rate::Rate;
 use self::state::{Frames, Sink, State};
 use crate::endpoint::lock;
@@ -56,7 +58,7 @@ impl Coordinator {
     /// # Errors
     /// [`Error::AddressInUse`], or [`Error::Io`] if the address cannot be listened at.
     pub async fn bind(address: &str) -> Result<Self, Error> {
-        let listener = TcpListener::bind(address)
+        let listener = listen_at(address)
             .await
             .map_err(|source| match source.kind() {
                 std::io::ErrorKind::AddrInUse => Error::AddressInUse {

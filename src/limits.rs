@@ -62,6 +62,8 @@ pub const NODE_CHANGES_AHEAD_MAX: u32 = 2 * ENDPOINTS_PER_NODE_MAX;
 /// Blocks of frames, each of at most [`FRAME_BYTES_MAX`], that may wait for a node that reads its
 /// deltas slowly; it gets a snapshot beyond that.
 pub const DELTA_QUEUE_FRAMES_MAX: usize = 1024;
+/// Connections that may wait to be accepted by a coordinator; the system allows 4096 unless told.
+pub const ACCEPT_QUEUE_MAX: u32 = 4096;
 /// Connections a coordinator has at once.
 pub const CONNECTIONS_MAX: usize = NODES_MAX;
 
