@@ -2,23 +2,29 @@
 //!
 //! Nodes register and keep their place by saying something at least every lease. Each gets one
 //! snapshot, then versioned deltas. A first change goes out at once; those that follow within
-//! [`DELTA_COALESCE_MS`] go out together. A node that reads too slowly gets a new snapshot instead
-//! of a queue of history. Each run has its own, growing epoch.
+//! [`DELTA_COALESCE_MS`] go out together, and so do the snapshots of nodes that join meanwhile. A
+//! node that reads too slowly gets a new snapshot instead of a queue of history. Each run has its
+//! own, growing epoch. All of that is decided in [`state`]; here are its sockets and its clock.
 
-use std::collections::HashMap;
+mod pending;
+mod rate;
+pub mod state;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use self::rate::Rate;
+use self::state::{Frames, Sink, State};
 use crate::endpoint::lock;
 use crate::error::Error;
 use crate::id::{NodeId, random_bytes};
 use crate::limits::{
-    CHANGES_PER_FRAME_MAX, CONNECTIONS_MAX, DELTA_COALESCE_MS, DELTA_QUEUE_FRAMES_MAX,
-    HEARTBEAT_MS, LEASE_MS,
+    CONNECTIONS_MAX, DELTA_COALESCE_MS, DELTA_QUEUE_FRAMES_MAX, HEARTBEAT_MS, LEASE_MS,
 };
 use crate::link::auth::AuthKey;
 use crate::link::door::{Door, Doorkeeper, Guest};
@@ -27,7 +33,7 @@ use crate::link::stream::{FrameReader, FrameWriter, split};
 use crate::link::wire::{self, Kind};
 use crate::membership::{FromCoordinator, FromNode};
 use crate::name::{self, escaped};
-use crate::topology::{Change, Topology};
+use crate::topology::Change;
 
 /// A coordinator that listens, and works while [`run`](Self::run) is polled.
 #[derive(Debug)]
@@ -40,27 +46,8 @@ pub struct Coordinator {
 #[derive(Debug)]
 struct Mesh {
     epoch: u64,
-    state: Mutex<State>,
+    state: Mutex<State<mpsc::Sender<Frames>>>,
     changed: Notify,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    topology: Topology,
-    version: u64,
-    /// Applied, but not yet sent to the watchers.
-    pending: Vec<Change>,
-    watchers: HashMap<NodeId, Watcher>,
-    connection_count: u64,
-}
-
-#[derive(Debug)]
-struct Watcher {
-    /// Which connection; a later one of the same node replaces it.
-    connection: u64,
-    frames: mpsc::Sender<Arc<Vec<u8>>>,
-    /// True if frames were left out: it needs a snapshot.
-    is_behind: bool,
 }
 
 impl Coordinator {
@@ -213,10 +200,17 @@ async fn serve(mesh: &Arc<Mesh>, guest: Guest, lease: Duration) -> Result<(), Er
     outcome
 }
 
-/// Takes in what the node says, until it is gone.
+/// Takes in what the node says, until it is gone or says too much.
 async fn listen(mesh: &Mesh, reader: &mut FrameReader, node: NodeId) -> Result<(), Error> {
+    let mut rate = Rate::default();
     loop {
-        match reader.next(Kind::FromNode).await? {
+        let word = reader.next(Kind::FromNode).await?;
+        let change_count = match &word {
+            FromNode::Update(changes) => changes.len(),
+            FromNode::Heartbeat | FromNode::Register(_) => 0,
+        };
+        rate.take(change_count, Instant::now().into_std())?;
+        match word {
             FromNode::Heartbeat => {}
             FromNode::Update(changes) => mesh.update(node, &changes)?,
             FromNode::Register(_) => return Err(Error::Protocol("registered twice")),
@@ -228,21 +222,21 @@ async fn listen(mesh: &Mesh, reader: &mut FrameReader, node: NodeId) -> Result<(
 async fn talk(
     mesh: &Mesh,
     writer: &mut FrameWriter,
-    mut queue: mpsc::Receiver<Arc<Vec<u8>>>,
+    mut queue: mpsc::Receiver<Frames>,
     node: NodeId,
 ) -> Result<(), Error> {
     let welcome = FromCoordinator::Welcome { epoch: mesh.epoch };
     writer.write_all(&encode(&welcome)?).await?;
     let mut heartbeat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MS));
     loop {
-        if queue.is_empty()
-            && let Some((version, changes)) = mesh.snapshot_if_behind(node)
-        {
-            send_snapshot(writer, version, &changes).await?;
+        if queue.is_empty() {
+            mesh.catch_up(node)?;
         }
         tokio::select! {
-            frame = queue.recv() => match frame {
-                Some(frame) => writer.write_all(&frame).await?,
+            frames = queue.recv() => match frames {
+                Some(frames) => for block in frames.iter() {
+                    writer.write_all(block).await?;
+                },
                 None => return Err(Error::Protocol("replaced by a newer connection")),
             },
             _ = heartbeat.tick() => {
@@ -250,26 +244,6 @@ async fn talk(
             }
         }
     }
-}
-
-async fn send_snapshot(
-    writer: &mut FrameWriter,
-    version: u64,
-    changes: &[Change],
-) -> Result<(), Error> {
-    let count = changes.len().div_ceil(CHANGES_PER_FRAME_MAX).max(1);
-    for idx in 0..count {
-        let start = idx * CHANGES_PER_FRAME_MAX;
-        let end = (start + CHANGES_PER_FRAME_MAX).min(changes.len());
-        let part = FromCoordinator::Snapshot {
-            version,
-            is_first: idx == 0,
-            is_last: idx + 1 == count,
-            changes: changes[start..end].to_vec(),
-        };
-        writer.write_all(&encode(&part)?).await?;
-    }
-    Ok(())
 }
 
 /// Sends deltas: at once after quiet, together when they come thick.
@@ -286,119 +260,40 @@ fn encode(word: &FromCoordinator) -> Result<Vec<u8>, Error> {
 }
 
 impl Mesh {
-    fn register(&self, node_up: &Change, frames: mpsc::Sender<Arc<Vec<u8>>>) -> Result<u64, Error> {
-        let node = node_up.node();
-        // Looked at before anything is taken from a node of that id which may be in already.
-        Topology::default().apply(node_up)?;
-        let mut state = lock(&self.state);
-        // A node that comes back on a new connection starts over.
-        state.apply(&Change::NodeDown(node))?;
-        state.apply(node_up)?;
-        state.connection_count += 1;
-        let connection = state.connection_count;
-        // Behind from the start: the snapshot comes first.
-        state.watchers.insert(
-            node,
-            Watcher {
-                connection,
-                frames,
-                is_behind: true,
-            },
-        );
-        drop(state);
+    fn register(&self, node_up: &Change, frames: mpsc::Sender<Frames>) -> Result<u64, Error> {
+        let connection = lock(&self.state).register(node_up, frames)?;
         self.changed.notify_one();
-        let name = escaped(&format!("{node_up:?}"));
-        tracing::debug!(%node, name, "node registered");
+        let name = || escaped(&format!("{node_up:?}"));
+        tracing::debug!(node = %node_up.node(), name = name(), "node registered");
         Ok(connection)
     }
 
     fn unregister(&self, node: NodeId, connection: u64) {
-        let mut state = lock(&self.state);
-        if state
-            .watchers
-            .get(&node)
-            .is_some_and(|watcher| watcher.connection == connection)
-        {
-            state.watchers.remove(&node);
-            let applied = state.apply(&Change::NodeDown(node));
-            debug_assert!(applied.is_ok());
-        }
-        drop(state);
+        lock(&self.state).unregister(node, connection);
         self.changed.notify_one();
     }
 
     fn update(&self, node: NodeId, changes: &[Change]) -> Result<(), Error> {
-        let mut state = lock(&self.state);
-        for change in changes {
-            let is_own = change.node() == node
-                && matches!(
-                    change,
-                    Change::EndpointUp { .. } | Change::EndpointDown { .. }
-                );
-            if !is_own {
-                return Err(Error::Protocol("a node may change its own endpoints only"));
-            }
-            state.apply(change)?;
-        }
-        drop(state);
+        lock(&self.state).update(node, changes)?;
         self.changed.notify_one();
         Ok(())
     }
 
-    /// The whole, for a watcher that missed something, which then follows the deltas again.
-    fn snapshot_if_behind(&self, node: NodeId) -> Option<(u64, Vec<Change>)> {
-        let mut state = lock(&self.state);
-        if !state.watchers.get(&node)?.is_behind {
-            return None;
-        }
-        // What is in the snapshot must not come again as a delta of a later version.
-        state.flush();
-        state.watchers.get_mut(&node)?.is_behind = false;
-        Some((state.version, state.topology.snapshot()))
+    fn catch_up(&self, node: NodeId) -> Result<(), Error> {
+        lock(&self.state).catch_up(node)
     }
 
     fn flush(&self) {
-        lock(&self.state).flush();
+        if let Err(error) = lock(&self.state).flush() {
+            tracing::error!(%error, "a delta is left out; all get a snapshot");
+        }
     }
 }
 
-impl State {
-    fn apply(&mut self, change: &Change) -> Result<(), Error> {
-        if self.topology.apply(change)? {
-            self.pending.push(change.clone());
-        }
-        Ok(())
-    }
-
-    /// Sends what is pending to all watchers, encoded once.
-    fn flush(&mut self) {
-        let pending = std::mem::take(&mut self.pending);
-        for part in pending.chunks(CHANGES_PER_FRAME_MAX) {
-            self.version += 1;
-            let delta = FromCoordinator::Delta {
-                version: self.version,
-                changes: part.to_vec(),
-            };
-            match encode(&delta) {
-                Ok(frame) => self.send_all(&Arc::new(frame)),
-                Err(error) => {
-                    tracing::error!(%error, "delta left out; all watchers get a snapshot");
-                    self.watchers
-                        .values_mut()
-                        .for_each(|watcher| watcher.is_behind = true);
-                }
-            }
-        }
-    }
-
-    fn send_all(&mut self, frame: &Arc<Vec<u8>>) {
-        for watcher in self
-            .watchers
-            .values_mut()
-            .filter(|watcher| !watcher.is_behind)
-        {
-            watcher.is_behind = watcher.frames.try_send(Arc::clone(frame)).is_err();
-        }
+/// The queue of a connection, which ends with it.
+impl Sink for mpsc::Sender<Frames> {
+    fn offer(&mut self, frames: &Frames) -> bool {
+        self.try_send(Arc::clone(frames)).is_ok()
     }
 }
 

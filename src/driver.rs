@@ -8,6 +8,7 @@
 //! because the coordinator forgot a node.
 
 mod channels;
+mod network;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -20,16 +21,22 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::channels::Channels;
+pub(crate) use self::network::NetworkSetup;
+use self::network::{NetThread, addresses_of, open_door};
 use crate::coordinator::Coordinator;
 use crate::endpoint::lock;
 use crate::error::Error;
 use crate::id::NodeId;
-use crate::limits::{ACCEPT_PAUSE_MS, LEAVE_MS_MAX, RECONNECT_MS_MAX, RECONNECT_MS_MIN};
+use crate::limits::{
+    ACCEPT_PAUSE_MS, DIAL_TURN_MS, HEARTBEAT_MS, LEAVE_MS_MAX, RECONNECT_MS_MAX, RECONNECT_MS_MIN,
+};
 use crate::link::handshake::Credentials;
-use crate::link::host::{self, HostListener, LinkConfig, LinkEvent, LinkHandle};
+use crate::link::host::{self, HostListener};
+use crate::link::net::task::NetConfig;
+use crate::link::{LinkConfig, LinkEvent, LinkHandle};
 use crate::membership::{MembershipConfig, MeshEvent, jittered, maintain};
-use crate::node::{NodeShared, forget_in_process, in_process};
-use crate::topology::{Change, Role, Topology};
+use crate::node::{NodeShared, Transports, forget_in_process, in_process};
+use crate::topology::{Change, NodeInfo, Role, Topology};
 
 /// What a handle asks of the driver.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +65,7 @@ pub(crate) struct DriverConfig {
     pub(crate) credentials: Credentials,
     /// Users with whom memory is shared, our own among them.
     pub(crate) users: Vec<u32>,
+    pub(crate) network: NetworkSetup,
 }
 
 /// Where a node's socket is.
@@ -101,11 +109,26 @@ async fn run(shared: Arc<NodeShared>, config: DriverConfig, joined: Joined) {
     }
 }
 
-/// Another node of this host, as far as links go.
+/// How a peer is to be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Route {
+    /// Its socket.
+    Host(String),
+    /// Its addresses.
+    Network(Vec<String>),
+}
+
+/// Another node, as far as links go.
 #[derive(Debug, Default)]
 struct Peer {
     link: Option<LinkHandle>,
     is_dialling: bool,
+    /// True if it is its socket that is dialled.
+    is_dialling_memory: bool,
+    /// True if its socket could not be reached: its addresses are next.
+    is_without_memory: bool,
+    /// True once it was given the time to dial us.
+    had_its_turn: bool,
     /// Not to be dialled before; and how long to wait after the next failure.
     retry: Option<Instant>,
     pause_ms: u64,
@@ -119,6 +142,7 @@ struct Driver<'a> {
     mismatched: HashSet<(NodeId, u32, u32)>,
     tasks: JoinSet<()>,
     links: LinkConfig,
+    net: Arc<NetThread>,
     joined: Option<Joined>,
     /// Built up while a snapshot comes in, so that nothing is torn down meanwhile.
     incoming: Option<Topology>,
@@ -133,30 +157,32 @@ impl<'a> Driver<'a> {
     ) -> Option<i32> {
         let (link_events, mut from_links) = mpsc::channel(EVENT_QUEUE);
         let (mesh_events, mut from_mesh) = mpsc::channel(EVENT_QUEUE);
-        let info = &shared.info;
         let links = LinkConfig {
-            ours: info.id,
+            ours: shared.info.id,
             users: config.users.clone().into(),
             credentials: config.credentials.clone(),
             events: link_events,
         };
+        let net_config = NetConfig {
+            bells: Arc::clone(&shared.bells),
+            fencing: shared.fencing,
+            events: links.events.clone(),
+        };
+        let net = NetThread::new(&shared.info.name, net_config);
         let mut tasks = JoinSet::new();
-        let listener =
-            match HostListener::bind(&config.runtime_dir, info.id, config.users.len() > 1) {
-                Ok(listener) => listener,
-                Err(error) => {
-                    let _ = joined.send(Err(error));
-                    return None;
-                }
-            };
-        debug_assert_eq!(listener.path(), Path::new(&info.socket));
-        tasks.spawn(accept(listener, links.clone()));
+        let info = match listen(shared, config, &links, &net, &mut tasks).await {
+            Ok(info) => info,
+            Err(error) => {
+                let _ = joined.send(Err(error));
+                return None;
+            }
+        };
         if config.is_embedding {
             embed(config, shared, &mut tasks).await;
         }
         let membership = MembershipConfig {
             address: config.address.clone(),
-            info: info.clone(),
+            info,
             credentials: config.credentials.clone(),
         };
         let (local, shutdown) = (shared.local.subscribe(), shared.shutdown.subscribe());
@@ -168,6 +194,7 @@ impl<'a> Driver<'a> {
             mismatched: HashSet::new(),
             tasks,
             links,
+            net,
             joined: Some(joined),
             incoming: None,
         };
@@ -176,6 +203,7 @@ impl<'a> Driver<'a> {
         let signal = signals(config.handles_signals);
         tokio::pin!(signal);
         let mut last_error = None;
+        let mut beat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MS));
         let ended_by = loop {
             let retry = driver.next_retry();
             tokio::select! {
@@ -184,6 +212,7 @@ impl<'a> Driver<'a> {
                 () = shared.commanded.notified() => driver.on_commands(),
                 Some(_) = driver.tasks.join_next() => {}
                 () = tokio::time::sleep_until(retry) => driver.retry(),
+                _ = beat.tick() => driver.beat(),
                 () = tokio::time::sleep_until(give_up), if driver.joined.is_some() => {
                     driver.give_up(last_error.take(), config.join_timeout);
                 }
@@ -250,14 +279,7 @@ impl<'a> Driver<'a> {
 
     fn on_link(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Up { link } => {
-                let peer = self.peers.entry(link.peer()).or_default();
-                *peer = Peer {
-                    link: Some(link.clone()),
-                    ..Peer::default()
-                };
-                self.channels.greet(&link);
-            }
+            LinkEvent::Up { link, is_dialled } => self.on_up(link, is_dialled),
             LinkEvent::Frame {
                 link,
                 frame,
@@ -281,13 +303,56 @@ impl<'a> Driver<'a> {
                     peer.link = None;
                     peer.back_off();
                 }
+                self.connect();
             }
-            LinkEvent::Failed { peer, error } => {
-                tracing::debug!(%peer, %error, "no link");
-                let peer = self.peers.entry(peer).or_default();
-                peer.is_dialling = false;
-                peer.back_off();
+            LinkEvent::Failed { peer, error } => self.on_failed(peer, &error),
+        }
+    }
+
+    /// A link is up. Of two between the same nodes the one stays that the node with the smaller id
+    /// dialled, and of two of those the newer: both ends see it alike.
+    fn on_up(&mut self, link: LinkHandle, is_dialled: bool) {
+        let peer = self.peers.entry(link.peer()).or_default();
+        let is_by_smaller = is_dialled == (self.shared.info.id < link.peer());
+        if peer.link.is_some() && !is_by_smaller {
+            link.close();
+            return;
+        }
+        let is_without_memory = peer.is_without_memory;
+        let replaced = std::mem::replace(
+            peer,
+            Peer {
+                link: Some(link.clone()),
+                is_without_memory,
+                ..Peer::default()
+            },
+        );
+        if let Some(older) = replaced.link {
+            older.close();
+        }
+        self.channels.greet(&link);
+        self.connect();
+    }
+
+    fn on_failed(&mut self, id: NodeId, error: &Error) {
+        tracing::debug!(peer = %id, %error, "no link");
+        let has_addresses = lock(&self.shared.topology)
+            .node(id)
+            .is_some_and(|node| !node.addresses.is_empty());
+        let is_networking = self.shared.transports != Transports::SharedMemory;
+        let peer = self.peers.entry(id).or_default();
+        let was_memory = std::mem::take(&mut peer.is_dialling_memory);
+        peer.is_dialling = false;
+        peer.back_off();
+        if was_memory && has_addresses && is_networking {
+            if !std::mem::replace(&mut peer.is_without_memory, true) {
+                tracing::info!(peer = %id, %error, "cannot share memory: going over the network");
             }
+            peer.retry = None;
+            self.connect();
+        } else if peer.is_without_memory {
+            // Neither way: both are tried again in turn.
+            peer.is_without_memory = false;
         }
     }
 
@@ -302,9 +367,6 @@ impl<'a> Driver<'a> {
                 Role::Subscriber => Role::Publisher,
             };
             for (node, theirs) in topology.matching(&ours.topic, others) {
-                if node.host != self.shared.info.host {
-                    continue;
-                }
                 if ours.ty != theirs.ty {
                     if self.mismatched.insert((node.id, theirs.id, ours.id)) {
                         tracing::warn!(
@@ -314,34 +376,91 @@ impl<'a> Driver<'a> {
                     }
                     continue;
                 }
-                let neighbour = in_process(node.id);
+                let neighbour = self.neighbour(node);
                 if ours.role == Role::Subscriber {
                     self.channels
                         .attach(ours.id, node, theirs, neighbour.as_ref());
                 }
-                if neighbour.is_none() && !wanted.iter().any(|(id, _)| *id == node.id) {
-                    wanted.push((node.id, node.socket.clone()));
+                if neighbour.is_none()
+                    && !wanted.iter().any(|(id, _)| *id == node.id)
+                    && let Some(route) = self.route(node)
+                {
+                    wanted.push((node.id, route));
                 }
             }
         }
         self.peers.retain(|id, peer| {
             peer.link.is_some() || peer.is_dialling || topology.node(*id).is_some()
         });
+        self.channels
+            .forget_interrupted(|id| topology.node(id).is_some());
         drop(topology);
-        for (id, socket) in wanted {
-            self.dial(id, socket);
+        for (id, route) in wanted {
+            self.dial(id, route);
         }
     }
 
-    fn dial(&mut self, id: NodeId, socket: String) {
+    /// A node of this process with which nothing but memory is needed.
+    fn neighbour(&self, node: &NodeInfo) -> Option<Arc<NodeShared>> {
+        let is_sharing = self.shared.transports != Transports::Network && !node.socket.is_empty();
+        in_process(node.id).filter(|_| is_sharing)
+    }
+
+    /// How a node is to be reached: by its socket if that is on this host, else by its addresses.
+    fn route(&self, node: &NodeInfo) -> Option<Route> {
+        let transports = self.shared.transports;
+        let is_same_host = node.host == self.shared.info.host;
+        let is_sharing =
+            is_same_host && transports != Transports::Network && !node.socket.is_empty();
+        let addresses = match transports {
+            Transports::SharedMemory => Vec::new(),
+            Transports::Auto | Transports::Network => addresses_of(node, is_same_host),
+        };
+        let peer = self.peers.get(&node.id);
+        let is_without_memory = peer.is_some_and(|peer| peer.is_without_memory);
+        if is_sharing && (addresses.is_empty() || !is_without_memory) {
+            return Some(Route::Host(node.socket.clone()));
+        }
+        (!addresses.is_empty()).then_some(Route::Network(addresses))
+    }
+
+    fn dial(&mut self, id: NodeId, route: Route) {
+        let now = Instant::now();
         let peer = self.peers.entry(id).or_default();
-        let is_early = peer.retry.is_some_and(|retry| retry > Instant::now());
-        if peer.link.is_some() || peer.is_dialling || is_early || self.shared.info.id >= id {
+        let is_early = peer.retry.is_some_and(|retry| retry > now);
+        if peer.link.is_some() || peer.is_dialling || is_early {
             return;
         }
+        if self.shared.info.id > id {
+            // Its turn. Over a network it may be that only we can reach it.
+            if let Route::Host(_) = route {
+                return;
+            }
+            if !std::mem::replace(&mut peer.had_its_turn, true) {
+                peer.retry = Some(now + Duration::from_millis(DIAL_TURN_MS));
+                return;
+            }
+        }
         peer.is_dialling = true;
+        peer.is_dialling_memory = matches!(route, Route::Host(_));
         peer.retry = None;
-        self.tasks.spawn(host::dial(self.links.clone(), id, socket));
+        let links = self.links.clone();
+        match route {
+            Route::Host(socket) => self.tasks.spawn(host::dial(links, id, socket)),
+            Route::Network(addresses) => {
+                let net = Arc::clone(&self.net);
+                self.tasks.spawn(network::dial(links, net, id, addresses))
+            }
+        };
+    }
+
+    /// Another second: the links over networks say that they live, and look whether their peers do.
+    fn beat(&self) {
+        for peer in self.peers.values() {
+            if let Some(LinkHandle::Net(link)) = &peer.link {
+                link.beat();
+            }
+        }
     }
 
     fn retry(&mut self) {
@@ -417,6 +536,38 @@ async fn accept(listener: HostListener, links: LinkConfig) {
             Some(_) = served.join_next() => {}
         }
     }
+}
+
+/// Makes this node reachable, by whatever it may be reached; what it announces of itself.
+async fn listen(
+    shared: &Arc<NodeShared>,
+    config: &DriverConfig,
+    links: &LinkConfig,
+    net: &Arc<NetThread>,
+    tasks: &mut JoinSet<()>,
+) -> Result<NodeInfo, Error> {
+    let mut info = shared.info.clone();
+    if shared.transports != Transports::Network {
+        let is_shared = config.users.len() > 1;
+        let listener = HostListener::bind(&config.runtime_dir, info.id, is_shared)?;
+        debug_assert_eq!(listener.path(), Path::new(&info.socket));
+        tasks.spawn(accept(listener, links.clone()));
+    }
+    if shared.transports == Transports::SharedMemory {
+        return Ok(info);
+    }
+    match open_door(&config.network, &config.address, links).await {
+        Ok((door, addresses)) => {
+            info.addresses = addresses;
+            tasks.spawn(network::receive(door, Arc::clone(net)));
+        }
+        // Not what was asked for: memory may do.
+        Err(error) if shared.transports == Transports::Auto && config.network.listen.is_none() => {
+            tracing::warn!(%error, "not reachable over a network");
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(info)
 }
 
 /// Starts a coordinator here, unless the address is taken, by another one most likely.

@@ -4,17 +4,22 @@
 //! touch no lock. The driver brings news (a channel more, a peer less, another arena segment)
 //! through an inbox that the handle looks into when its flag is up: one load per message.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use shmesh_shm::{
-    Block, Consumer, Counters, Event, Mode, Origin, Producer, RingConfig, Ringer, Segment,
+    Block, Consumer, Counter, Counters, Event, Mode, Origin, Producer, RingConfig, Ringer, Segment,
 };
 use tokio::sync::watch;
 
 use crate::id::NodeId;
-use crate::link::host::LinkHandle;
+use crate::limits::WRITE_AFTER_BYTES;
+use crate::link::LinkHandle;
+use crate::link::host::HostLink;
+use crate::link::net::{FeedEvent, NetLink};
+use crate::link::wire::MESSAGE_HEADER_BYTES;
 use crate::topology::Endpoint;
 
 /// Names a channel: the subscriber's node and the number that node gave it.
@@ -133,12 +138,66 @@ pub(crate) struct TxChannel {
     pub(crate) key: ChannelKey,
     pub(crate) subscriber_name: String,
     pub(crate) producer: Producer,
-    /// Wakes the subscriber.
-    pub(crate) bell: Arc<Ringer>,
+    /// Tells the subscriber's side of a message.
+    pub(crate) wake: Wake,
     /// How long to wait for room.
     pub(crate) deadline: Option<Duration>,
     /// True while a message waits for room here.
     pub(crate) is_blocked: bool,
+}
+
+/// How the other side of a channel learns of a message.
+#[derive(Debug)]
+pub(crate) enum Wake {
+    /// It looks into the ring itself, and sleeps at times.
+    Bell(Ringer),
+    /// The ring is one that a link empties.
+    Link(LinkWake),
+}
+
+/// Has a link look at one of its rings.
+#[derive(Debug)]
+pub(crate) struct LinkWake {
+    link: Arc<NetLink>,
+    /// Bytes since this publisher last wrote itself.
+    bytes: Cell<usize>,
+}
+
+impl LinkWake {
+    pub(crate) fn new(link: Arc<NetLink>) -> Self {
+        let bytes = Cell::new(0);
+        Self { link, bytes }
+    }
+
+    #[inline]
+    fn wake(&self, len: usize) -> bool {
+        let bytes = self.bytes.get() + len + MESSAGE_HEADER_BYTES;
+        if bytes < WRITE_AFTER_BYTES {
+            self.bytes.set(bytes);
+            return self.link.kick(len);
+        }
+        self.bytes.set(0);
+        self.link.write_along(len)
+    }
+}
+
+impl Wake {
+    /// After a message of `len` bytes is stored. True if it took a system call to wake somebody.
+    #[inline]
+    pub(crate) fn wake(&self, len: usize) -> bool {
+        match self {
+            Self::Bell(bell) => bell.ring_if_parked(),
+            Self::Link(link) => link.wake(len),
+        }
+    }
+
+    /// Makes room in the ring, if that is ours to do.
+    #[inline]
+    pub(crate) fn relieve(&self) {
+        if let Self::Link(wake) = self {
+            wake.link.relieve();
+        }
+    }
 }
 
 /// News for a publisher.
@@ -151,8 +210,12 @@ pub(crate) enum PublisherEvent {
 /// Where a publisher's new arena segments must go before a chunk in them is published.
 #[derive(Debug)]
 pub(crate) enum Outlet {
-    Link {
-        link: LinkHandle,
+    Host {
+        link: HostLink,
+        channel: u64,
+    },
+    Net {
+        link: Arc<NetLink>,
         channel: u64,
     },
     Local {
@@ -164,7 +227,12 @@ pub(crate) enum Outlet {
 impl Outlet {
     pub(crate) fn segment(&self, number: u32, segment: &Arc<Segment>) {
         match self {
-            Self::Link { link, channel } => link.send_segment(*channel, number, segment),
+            Self::Host { link, channel } => link.send_segment(*channel, number, segment),
+            Self::Net { link, channel } => link.tell(FeedEvent::Segment {
+                channel: *channel,
+                number,
+                block: Arc::clone(segment) as Arc<dyn Block>,
+            }),
             Self::Local {
                 subscriber,
                 channel,
@@ -178,7 +246,11 @@ impl Outlet {
 
     pub(crate) fn segment_gone(&self, number: u32) {
         match self {
-            Self::Link { link, channel } => link.send_segment_gone(*channel, number),
+            Self::Host { link, channel } => link.send_segment_gone(*channel, number),
+            Self::Net { link, channel } => {
+                let channel = *channel;
+                link.tell(FeedEvent::SegmentGone { channel, number });
+            }
             Self::Local {
                 subscriber,
                 channel,
@@ -193,7 +265,8 @@ impl Outlet {
 
     pub(crate) fn closed(&self) {
         match self {
-            Self::Link { link, channel } => link.send_closed(*channel),
+            Self::Host { link, channel } => link.send_closed(*channel),
+            Self::Net { link, channel } => link.tell(FeedEvent::Closed { channel: *channel }),
             Self::Local {
                 subscriber,
                 channel,
@@ -242,9 +315,15 @@ pub(crate) struct PublisherShared {
     /// Rung by subscribers that make room, and by the driver.
     pub(crate) bell: Event,
     pub(crate) bell_index: u32,
+    pub(crate) counters: Arc<Counters>,
 }
 
 impl PublisherShared {
+    /// Messages sent so far: those before this number were offered to whoever listened by then.
+    pub(crate) fn sent(&self) -> u64 {
+        self.counters.value(Counter::Messages)
+    }
+
     /// Adds a channel. `introduce` tells the subscriber's side of it and of the segments there
     /// are, so that no message lies in one that it does not know. False if the publisher is closed.
     pub(crate) fn add(
@@ -319,6 +398,8 @@ pub(crate) struct RxChannel {
     pub(crate) consumer: Consumer,
     /// True when nothing more comes than what is in the ring.
     pub(crate) is_closed: bool,
+    /// What fills the ring, over a network.
+    pub(crate) link: Option<Arc<NetLink>>,
 }
 
 impl RxChannel {
@@ -327,6 +408,7 @@ impl RxChannel {
             channel,
             consumer,
             is_closed: false,
+            link: None,
         }
     }
 

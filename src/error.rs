@@ -41,6 +41,17 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A coordinator that started before one that this node has been with already.
+    #[error(
+        "stale coordinator: its epoch is {found}, but this node has seen {seen}; stop it if \
+         another one runs, or set the clock right if it was set back, and start it again"
+    )]
+    StaleCoordinator {
+        /// The highest epoch seen.
+        seen: u64,
+        /// Its epoch.
+        found: u64,
+    },
     /// Something listens at the address already.
     #[error("{address} is in use; is a coordinator running there already?")]
     AddressInUse {

@@ -15,7 +15,10 @@ pub use message::{Message, Payload, Raw, Validation};
 pub use shmesh_shm::Trusted;
 
 mod node;
-pub use node::{COORDINATOR_VARIABLE, Node, NodeBuilder, RUNTIME_DIR_VARIABLE, with_port};
+pub use node::{
+    ADVERTISE_VARIABLE, COORDINATOR_VARIABLE, LISTEN_VARIABLE, Node, NodeBuilder,
+    RUNTIME_DIR_VARIABLE, Transports, with_port,
+};
 
 mod publisher;
 pub use publisher::{ArchiveWriter, Loan, Publisher, PublisherBuilder, PublisherStats, Sent};

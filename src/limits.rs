@@ -50,6 +50,22 @@ pub const CHANNELS_PER_LINK_MAX: usize = 1024;
 pub const SLOTS_PER_LINK_MAX: usize = 2 << 20;
 /// Frames that may wait for a peer that does not read its link; it is cut off beyond that.
 pub const LINK_QUEUE_FRAMES_MAX: usize = 16_384;
+/// Frames of a network link that may wait for the node's driver; the link is not read beyond that.
+pub const LINK_FRAMES_WAITING_MAX: usize = 1024;
+/// Frames (not messages) that a peer may say over a network link in a second, beyond which it is
+/// cut off: four for each of its channels, several times over.
+pub const LINK_FRAMES_PER_S_MAX: u32 = 50_000;
+/// Most memory for messages of one channel over a network, in bytes.
+pub const SINK_BYTES_MAX: usize = 1 << 30;
+/// Largest message that a publisher's own thread writes into the socket, in bytes; larger ones are
+/// left to the node's network thread, for the writing takes as long as the copying.
+pub const DIRECT_WRITE_BYTES_MAX: usize = 64 << 10;
+/// A publisher that sends a stream over a network writes itself each time it has sent so many
+/// bytes: they are in its cache then, and the network thread may be waiting for its processor.
+pub const WRITE_AFTER_BYTES: usize = 64 << 10;
+/// A receiver that spins reads its links itself; they are read for it again after so many
+/// milliseconds without a look.
+pub const SPIN_LEASE_MS: u64 = 5;
 
 /// Most nodes of a mesh.
 pub const NODES_MAX: usize = 65_536;
@@ -60,8 +76,16 @@ pub const FRAME_BYTES_MAX: usize = 64 << 10;
 pub const CHANGES_PER_FRAME_MAX: usize = 32;
 /// Largest change of the topology in bytes, as it is sent.
 pub const CHANGE_BYTES_MAX: usize = 1 << 10;
-/// Frames that may wait for a node that reads its deltas slowly; it gets a snapshot beyond that.
+/// Changes that a node may send in a second, for as long as it likes; it is cut off if it sends
+/// more. A thousand such nodes would keep a coordinator busy; programs make some in their lives.
+pub const NODE_CHANGES_PER_SECOND_MAX: u32 = 10_000;
+/// Changes that a node may send at once: all its endpoints go and others come.
+pub const NODE_CHANGES_AHEAD_MAX: u32 = 2 * ENDPOINTS_PER_NODE_MAX;
+/// Blocks of frames, each of at most [`FRAME_BYTES_MAX`], that may wait for a node that reads its
+/// deltas slowly; it gets a snapshot beyond that.
 pub const DELTA_QUEUE_FRAMES_MAX: usize = 1024;
+/// Connections that may wait to be accepted by a coordinator; the system allows 4096 unless told.
+pub const ACCEPT_QUEUE_MAX: u32 = 4096;
 /// Connections a coordinator has at once.
 pub const CONNECTIONS_MAX: usize = NODES_MAX;
 
@@ -87,6 +111,8 @@ pub const DELTA_COALESCE_MS: u64 = 30;
 pub const RECONNECT_MS_MIN: u64 = 50;
 /// See [`RECONNECT_MS_MIN`].
 pub const RECONNECT_MS_MAX: u64 = 1_000;
+/// A peer over a network that is to dial us has this long before we dial it, in milliseconds.
+pub const DIAL_TURN_MS: u64 = 1_000;
 /// A node waits this long for the coordinator when it starts, in milliseconds, unless told.
 pub const JOIN_MS_DEFAULT: u64 = 3_000;
 /// A node that leaves waits this long for what is queued for its peers, in milliseconds.
@@ -95,6 +121,8 @@ pub const LEAVE_MS_MAX: u64 = 200;
 pub const ACCEPT_PAUSE_MS: u64 = 100;
 
 const _: () = assert!(ENDPOINTS_PER_NODE_MAX <= BELL_WORDS_MAX);
+// A heartbeat counts like a change.
+const _: () = assert!(NODE_CHANGES_PER_SECOND_MAX as u64 * HEARTBEAT_MS >= 100 * 1_000);
 const _: () = assert!(LEASE_MS >= 3 * HEARTBEAT_MS);
 // The frame's header and the delta's own fields beside the changes.
 const _: () = assert!(FRAME_BYTES_MAX >= CHANGES_PER_FRAME_MAX * CHANGE_BYTES_MAX + 64);

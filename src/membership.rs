@@ -93,6 +93,15 @@ pub(crate) struct MembershipConfig {
 
 type Endpoints = Arc<HashMap<u32, Endpoint>>;
 
+/// How far this node has come in the mesh.
+#[derive(Debug, Default)]
+struct Progress {
+    /// True once it was let in on this connection.
+    is_joined: bool,
+    /// The highest epoch of all its connections; a lower one is of a coordinator that was replaced.
+    epoch_max: u64,
+}
+
 /// Keeps this node in the mesh until `shutdown`, then leaves. Reconnects for ever.
 pub(crate) async fn maintain(
     config: MembershipConfig,
@@ -101,21 +110,24 @@ pub(crate) async fn maintain(
     mut shutdown: watch::Receiver<bool>,
 ) {
     let mut pause_ms = RECONNECT_MS_MIN;
+    let mut progress = Progress::default();
     loop {
-        let (mut is_joined, began) = (false, Instant::now());
+        progress.is_joined = false;
+        let began = Instant::now();
         let outcome = tokio::select! {
-            outcome = take_part(&config, &mut local, &events, &mut is_joined) => outcome,
+            outcome = take_part(&config, &mut local, &events, &mut progress) => outcome,
             _ = shutdown.wait_for(|is_over| *is_over) => return,
         };
         let Err(mut error) = outcome else { return };
-        if !is_joined {
+        if !progress.is_joined {
             error = unreachable_if_silent(&config.address, error);
         }
         if events.send(MeshEvent::Lost { error }).await.is_err() {
             return;
         }
         // Who is let in and thrown out at once must not come back at once for ever.
-        let is_settled = is_joined && began.elapsed() >= Duration::from_millis(RECONNECT_MS_MAX);
+        let is_long = began.elapsed() >= Duration::from_millis(RECONNECT_MS_MAX);
+        let is_settled = progress.is_joined && is_long;
         pause_ms = if is_settled {
             RECONNECT_MS_MIN
         } else {
@@ -153,7 +165,7 @@ async fn take_part(
     config: &MembershipConfig,
     local: &mut watch::Receiver<Endpoints>,
     events: &mpsc::Sender<MeshEvent>,
-    is_joined: &mut bool,
+    progress: &mut Progress,
 ) -> Result<(), Error> {
     let unreachable = |source| Error::CoordinatorUnreachable {
         address: config.address.clone(),
@@ -175,7 +187,7 @@ async fn take_part(
     loop {
         tokio::select! {
             frame = reader.next::<FromCoordinator>(Kind::FromCoordinator) => {
-                if !take_in(frame?, &mut version, events, is_joined).await? {
+                if !take_in(frame?, &mut version, events, progress).await? {
                     return Ok(());
                 }
             }
@@ -211,13 +223,22 @@ async fn take_in(
     frame: FromCoordinator,
     version: &mut Option<u64>,
     events: &mpsc::Sender<MeshEvent>,
-    is_joined: &mut bool,
+    progress: &mut Progress,
 ) -> Result<bool, Error> {
     let mut news = Vec::with_capacity(3);
     match frame {
         FromCoordinator::Welcome { epoch } => {
-            *is_joined = true;
+            let seen = progress.epoch_max;
+            if epoch < seen {
+                return Err(Error::StaleCoordinator { seen, found: epoch });
+            }
+            progress.epoch_max = epoch;
+            progress.is_joined = true;
             news.push(MeshEvent::Joined { epoch });
+        }
+        // Which coordinator says so is not known yet.
+        FromCoordinator::Snapshot { .. } | FromCoordinator::Delta { .. } if !progress.is_joined => {
+            return Err(Error::Protocol("news before the welcome"));
         }
         FromCoordinator::Snapshot {
             version: new,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use shmesh_shm::{BellPage, Counters, Fencing, Origin, Parker, StatusPage, register_membarrier};
 use tokio::sync::{Notify, oneshot, watch};
 
-use crate::driver::{self, Command, DriverConfig};
+use crate::driver::{self, Command, DriverConfig, NetworkSetup};
 use crate::endpoint::SubscriberShared;
 use crate::endpoint::{Inbox, Outlets, Overflow, PublisherShared, lock};
 use crate::error::Error;
@@ -30,6 +30,23 @@ pub const COORDINATOR_VARIABLE: &str = "SHMESH_COORDINATOR";
 /// Environment variable with the directory for host links.
 pub const RUNTIME_DIR_VARIABLE: &str = "SHMESH_RUNTIME_DIR";
 
+/// Which ways to its peers a node takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transports {
+    /// Shared memory where it can be had, and the network otherwise.
+    #[default]
+    Auto,
+    /// Shared memory alone: nodes of other hosts are not reached.
+    SharedMemory,
+    /// The network alone, also to nodes of this host and this process.
+    Network,
+}
+
+/// Environment variable with the address to listen at for nodes of other hosts.
+pub const LISTEN_VARIABLE: &str = "SHMESH_LISTEN";
+/// Environment variable with further addresses under which nodes of other hosts reach this one.
+pub const ADVERTISE_VARIABLE: &str = "SHMESH_ADVERTISE";
+
 /// Sets up a [`Node`].
 #[derive(Clone, Debug)]
 #[must_use = "call build() or build_blocking() to join the mesh"]
@@ -43,6 +60,8 @@ pub struct NodeBuilder {
     mesh: Option<String>,
     key: Option<AuthKey>,
     users: Vec<u32>,
+    transports: Transports,
+    network: NetworkSetup,
 }
 
 impl NodeBuilder {
@@ -96,6 +115,29 @@ impl NodeBuilder {
         self
     }
 
+    /// Which ways to its peers it takes; shared memory where it can be had unless set.
+    pub fn transports(mut self, transports: Transports) -> Self {
+        self.transports = transports;
+        self
+    }
+
+    /// Address to listen at for nodes of other hosts: `host:port`, `host` (any free port), or
+    /// `0.0.0.0:port` for all interfaces. Unless set: the environment variable `SHMESH_LISTEN`,
+    /// else a free port of the address from which the coordinator is reached. With a coordinator
+    /// on this host that is the loopback address.
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.network.listen = Some(address.into());
+        self
+    }
+
+    /// An address, `host:port`, under which nodes of other hosts reach this one, beside that it
+    /// listens at: behind NAT, or with several interfaces. May be called several times. Unless
+    /// set: those in the environment variable `SHMESH_ADVERTISE`, with commas between.
+    pub fn advertise(mut self, address: impl Into<String>) -> Self {
+        self.network.advertise.push(address.into());
+        self
+    }
+
     /// Leaves Ctrl-C and SIGTERM to the program. Otherwise the node leaves the mesh at these
     /// signals, and the process then ends by them as if nobody had listened.
     pub fn without_signal_handling(mut self) -> Self {
@@ -133,7 +175,7 @@ impl NodeBuilder {
         self.users.push(uid);
         let runtime_dir = self.runtime_dir.unwrap_or_else(|| default_runtime_dir(uid));
         let socket = driver::socket_path(&runtime_dir, id);
-        let info = NodeInfo {
+        let mut info = NodeInfo {
             id,
             name: self.name,
             host: HostId::of_this_host()?,
@@ -142,6 +184,11 @@ impl NodeBuilder {
             socket: socket.to_string_lossy().into_owned(),
             addresses: Vec::new(),
         };
+        if self.transports == Transports::Network {
+            // Nothing to be found by.
+            info.socket.clear();
+        }
+        let network = self.network.or_environment()?;
         let status = StatusPage::create(id.0, &info.name).inspect_err(|error| {
             tracing::warn!(node = info.name, %error, "running without a status page");
         });
@@ -149,6 +196,7 @@ impl NodeBuilder {
             bells: BellPage::create(2 * ENDPOINTS_PER_NODE_MAX)?,
             status: status.ok(),
             fencing: register_membarrier(),
+            transports: self.transports,
             info,
             registry: Mutex::default(),
             topology: Mutex::default(),
@@ -170,6 +218,7 @@ impl NodeBuilder {
             handles_signals: self.handles_signals,
             credentials,
             users: self.users,
+            network,
         };
         lock(&IN_PROCESS).insert(id, Arc::downgrade(&shared));
         let (joined, when_joined) = oneshot::channel();
@@ -196,14 +245,18 @@ fn default_runtime_dir(uid: u32) -> PathBuf {
 /// `host:port` for `host:port`, `host`, `::1` and `[::1]:port`.
 #[must_use]
 pub fn with_port(address: &str) -> String {
+    with_default_port(address, COORDINATOR_PORT)
+}
+
+pub(crate) fn with_default_port(address: &str, default: u16) -> String {
     let is_bare_v6 = address.parse::<std::net::Ipv6Addr>().is_ok();
     let has_port = address
         .rsplit_once(':')
         .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     match (is_bare_v6, has_port) {
-        (true, _) => format!("[{address}]:{COORDINATOR_PORT}"),
+        (true, _) => format!("[{address}]:{default}"),
         (false, true) => address.to_owned(),
-        (false, false) => format!("{address}:{COORDINATOR_PORT}"),
+        (false, false) => format!("{address}:{default}"),
     }
 }
 
@@ -237,6 +290,7 @@ pub(crate) struct NodeShared {
     pub(crate) bells: Arc<BellPage>,
     pub(crate) status: Option<Arc<StatusPage>>,
     pub(crate) fencing: Fencing,
+    pub(crate) transports: Transports,
     pub(crate) registry: Mutex<Registry>,
     /// What the coordinator told, as far as it came.
     pub(crate) topology: Mutex<Topology>,
@@ -366,6 +420,8 @@ impl Node {
             mesh: None,
             key: None,
             users: Vec::new(),
+            transports: Transports::default(),
+            network: NetworkSetup::default(),
         }
     }
 
@@ -387,6 +443,14 @@ impl Node {
         let topology = lock(&self.handle.shared.topology);
         let others = topology.nodes().filter(|node| node.id != self.id());
         others.map(|node| (node.name.clone(), node.id)).collect()
+    }
+
+    /// What is known of a node: whether it is on this host, and where it is found over a network.
+    pub(crate) fn whereabouts(&self, id: NodeId) -> Option<(bool, Vec<String>)> {
+        let shared = &self.handle.shared;
+        let topology = lock(&shared.topology);
+        let node = topology.node(id)?;
+        Some((node.host == shared.info.host, node.addresses.clone()))
     }
 
     /// Starts setting up a publisher: `node.publisher::<Pose>("pose").build()?`.
@@ -449,6 +513,7 @@ impl Node {
             listeners: watch::Sender::new(0),
             bell,
             bell_index: parker.index(),
+            counters: Arc::clone(&counters),
         });
         registry.publishers.insert(id, Arc::clone(&publisher));
         drop(registry);

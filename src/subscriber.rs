@@ -15,6 +15,7 @@ use shmesh_shm::{Counter, Parker, Received};
 
 use crate::endpoint::{Overflow, RxChannel, SubscriberEvent, SubscriberShared};
 use crate::error::{Error, RecvError};
+use crate::id::NodeId;
 use crate::message::{InvalidPayload, Payload, Validation};
 use crate::node::{Node, SubscriberSetup};
 use crate::sample::Sample;
@@ -76,6 +77,7 @@ impl<P: Payload> SubscriberBuilder<P> {
             shared,
             channels: Vec::new(),
             turn: 0,
+            is_networked: false,
             parker,
             bell: AsyncBell::default(),
             rhythm: Rhythm::default(),
@@ -124,6 +126,8 @@ pub struct Subscriber<P: Payload> {
     channels: Vec<RxChannel>,
     /// Where the next look starts, so that no publisher is starved by another.
     turn: usize,
+    /// True if some of them come over a network.
+    is_networked: bool,
     parker: Parker,
     bell: AsyncBell,
     rhythm: Rhythm,
@@ -183,7 +187,7 @@ impl<P: Payload> Subscriber<P> {
     }
 
     /// Takes the next message, looking for it without sleeping: the lowest latency, for a whole
-    /// core.
+    /// core. Over a network it reads the socket itself, one system call for each look.
     ///
     /// # Errors
     /// [`RecvError::Timeout`] after `timeout`, else as [`try_recv`](Self::try_recv).
@@ -197,9 +201,11 @@ impl<P: Payload> Subscriber<P> {
                 if let Some(sample) = self.try_recv()? {
                     return Ok(sample);
                 }
+                self.pump();
                 std::hint::spin_loop();
             }
             if start.elapsed() >= timeout {
+                self.end_pumping();
                 return Err(RecvError::Timeout { timeout });
             }
         }
@@ -278,8 +284,38 @@ impl<P: Payload> Subscriber<P> {
         }
     }
 
+    /// Reads what comes over networks: who spins need not wait for the node's thread to do it.
+    #[inline]
+    fn pump(&self) {
+        if self.is_networked {
+            let links = self
+                .channels
+                .iter()
+                .filter_map(|channel| channel.link.as_ref());
+            links.for_each(|link| link.pump_spinning());
+        }
+    }
+
+    /// Leaves the networks to the node's thread again.
+    fn end_pumping(&self) {
+        if self.is_networked {
+            let links = self
+                .channels
+                .iter()
+                .filter_map(|channel| channel.link.as_ref());
+            links.for_each(|link| link.end_lease());
+        }
+    }
+
     fn park(&mut self) {
-        self.parker.begin_park();
+        self.end_pumping();
+        // The rings of networks are filled by threads of this process. A channel that comes
+        // meanwhile wakes whoever sleeps.
+        if self.channels.iter().all(|channel| channel.link.is_some()) {
+            self.parker.begin_park_inside();
+        } else {
+            self.parker.begin_park();
+        }
         self.shared.counters.add(Counter::Parkings, 1);
         self.note_held();
     }
@@ -307,10 +343,21 @@ impl<P: Payload> Subscriber<P> {
                     self.rhythm.waited(start.elapsed());
                     return Ok(Some(sample));
                 }
+                self.pump();
                 std::hint::spin_loop();
             }
         }
         Ok(None)
+    }
+
+    /// A publisher it is connected to, and whether over a network.
+    pub(crate) fn any_publisher(&mut self) -> Option<(NodeId, bool)> {
+        if self.shared.inbox.is_full() {
+            self.take_events();
+        }
+        let channel = self.channels.first()?;
+        let node = NodeId(channel.consumer.origin().node);
+        Some((node, channel.link.is_some()))
     }
 
     /// How many publishers it is connected to.
@@ -492,6 +539,7 @@ impl<P: Payload> Subscriber<P> {
                 }
             }
         }
+        self.is_networked = self.channels.iter().any(|channel| channel.link.is_some());
         self.shared
             .counters
             .set(Counter::Peers, self.channels.len() as u64);

@@ -3,7 +3,7 @@
 //! A topology is what its changes say, in order; applying them is all a node does to follow the
 //! coordinator. No I/O and no clock here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -135,8 +135,9 @@ struct Member {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
     members: BTreeMap<NodeId, Member>,
-    /// Which endpoints a topic has, so that matching costs what it finds.
-    topics: HashMap<String, Vec<(NodeId, u32)>>,
+    /// Which endpoints a topic has, so that matching costs what it finds. Sorted: the same mesh is
+    /// the same value, in whatever order it came, and to leave a topic of many costs little.
+    topics: BTreeMap<String, BTreeSet<(NodeId, u32)>>,
 }
 
 impl Topology {
@@ -173,6 +174,12 @@ impl Topology {
             .flat_map(|member| member.endpoints.values())
     }
 
+    /// One endpoint of a node.
+    #[must_use]
+    pub fn endpoint(&self, node: NodeId, id: u32) -> Option<&Endpoint> {
+        self.members.get(&node)?.endpoints.get(&id)
+    }
+
     /// All endpoints of a topic in a role, with their nodes.
     pub fn matching(
         &self,
@@ -190,10 +197,12 @@ impl Topology {
     /// The changes that make an empty topology this one.
     #[must_use]
     pub fn snapshot(&self) -> Vec<Change> {
-        self.members
-            .keys()
-            .flat_map(|id| self.snapshot_of(*id))
-            .collect()
+        self.changes().collect()
+    }
+
+    /// As [`snapshot`](Self::snapshot), one by one.
+    pub fn changes(&self) -> impl Iterator<Item = Change> {
+        self.members.keys().flat_map(|id| self.snapshot_of(*id))
     }
 
     /// The changes that add one node with all it has.
@@ -277,7 +286,7 @@ impl Topology {
         self.topics
             .entry(topic.to_owned())
             .or_default()
-            .push((id, endpoint.id));
+            .insert((id, endpoint.id));
         Ok(true)
     }
 
@@ -293,7 +302,7 @@ impl Topology {
 
     fn forget_topic(&mut self, topic: &str, node: NodeId, endpoint: u32) {
         if let Some(ends) = self.topics.get_mut(topic) {
-            ends.retain(|end| *end != (node, endpoint));
+            ends.remove(&(node, endpoint));
             if ends.is_empty() {
                 self.topics.remove(topic);
             }
@@ -483,7 +492,7 @@ mod tests {
             for change in &after {
                 prop_assert_eq!(whole.apply(change).ok(), late.apply(change).ok());
             }
-            prop_assert_eq!(whole.snapshot(), late.snapshot());
+            prop_assert_eq!(&whole, &late);
             for role in [Role::Publisher, Role::Subscriber] {
                 let in_all = whole.nodes().flat_map(|n| whole.endpoints(n.id))
                     .filter(|e| e.role == role && e.topic == "a").count();

@@ -75,7 +75,8 @@ pub fn register_membarrier() -> Fencing {
     *FENCING.get_or_init(|| {
         let registered = rustix::thread::membarrier(MembarrierCommand::RegisterGlobalExpedited);
         let usable = registered
-            .and_then(|()| rustix::thread::membarrier(MembarrierCommand::GlobalExpedited));
+            .and_then(|()| rustix::thread::membarrier(MembarrierCommand::GlobalExpedited))
+            .and_then(|()| rustix::thread::membarrier(MembarrierCommand::RegisterPrivateExpedited));
         if usable.is_ok() {
             Fencing::Membarrier
         } else {
@@ -324,8 +325,17 @@ impl Parker {
     }
 
     /// Says "parked" to all senders. After it, look once more for what you wait for; what comes
-    /// later rings. Costs a `membarrier`.
+    /// later rings. Costs a `membarrier`, which interrupts other processors that run senders.
     pub fn begin_park(&mut self) {
+        self.begin_park_for(MembarrierCommand::GlobalExpedited);
+    }
+
+    /// The same where all senders are threads of this process: no other one is interrupted.
+    pub fn begin_park_inside(&mut self) {
+        self.begin_park_for(MembarrierCommand::PrivateExpedited);
+    }
+
+    fn begin_park_for(&mut self, barrier: MembarrierCommand) {
         if self.state.is_parked() {
             return;
         }
@@ -336,7 +346,7 @@ impl Parker {
         if register_membarrier() == Fencing::Membarrier {
             // The barrier of the protocol on the senders' side. It worked when we registered, and
             // fails for no other reason.
-            let _ = rustix::thread::membarrier(MembarrierCommand::GlobalExpedited);
+            let _ = rustix::thread::membarrier(barrier);
         }
     }
 
@@ -452,10 +462,16 @@ impl Ringer {
         })
     }
 
-    /// Rings if the receiver is parked and was not rung for this parking. To be called after the
-    /// message is stored. A load, and a system call only when somebody sleeps.
+    /// True if the receiver is parked and was not rung for this parking: as
+    /// [`ring_if_parked`](Self::ring_if_parked), which this leaves to the caller.
     #[inline]
-    pub fn ring_if_parked(&self) -> bool {
+    pub fn is_wanted(&self) -> bool {
+        self.order();
+        self.state.is_wanted(&self.word.0)
+    }
+
+    #[inline]
+    fn order(&self) {
         match self.fencing {
             // Keeps the compiler from moving the load up; the processor is the parker's matter.
             Fencing::Membarrier => compiler_fence(Ordering::SeqCst),
@@ -463,6 +479,13 @@ impl Ringer {
             // `Parker::begin_park`.
             Fencing::PerMessage => fence(Ordering::SeqCst),
         }
+    }
+
+    /// Rings if the receiver is parked and was not rung for this parking. To be called after the
+    /// message is stored. A load, and a system call only when somebody sleeps.
+    #[inline]
+    pub fn ring_if_parked(&self) -> bool {
+        self.order();
         if !self.state.should_ring(&self.word.0) {
             return false;
         }

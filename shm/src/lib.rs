@@ -33,7 +33,7 @@ pub use ring::{
 };
 
 pub mod arena;
-pub use arena::{Arena, Block, Chunk, ChunkId, SegmentStore};
+pub use arena::{Arena, Block, Chunk, ChunkId, HeapBlock, HeapStore, SegmentStore};
 
 pub mod view;
 pub use view::{Trusted, View};

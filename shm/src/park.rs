@@ -73,6 +73,14 @@ impl RingState {
         seen & PARKED != 0 && self.is_new(seen)
     }
 
+    /// True if [`should_ring`](Self::should_ring) would be; changes nothing.
+    #[inline]
+    pub(crate) fn is_wanted(&self, word: &AtomicU32) -> bool {
+        // Relaxed, both: as in `should_ring` and `is_new`.
+        let seen = word.load(Ordering::Relaxed);
+        seen & PARKED != 0 && self.rung.load(Ordering::Relaxed) != seen
+    }
+
     #[cold]
     fn is_new(&self, seen: u32) -> bool {
         // Relaxed: several threads of one process may ring for one subscriber (samples dropped on
@@ -92,9 +100,12 @@ mod tests {
         let (mut park, ring) = (ParkState::default(), RingState::new());
         assert!(!ring.should_ring(&word));
         for _ in 0..3 {
+            assert!(!ring.is_wanted(&word));
             park.begin(&word);
             park.begin(&word);
+            assert!(ring.is_wanted(&word));
             assert!(ring.should_ring(&word));
+            assert!(!ring.is_wanted(&word));
             assert!(!ring.should_ring(&word));
             park.end(&word);
             assert!(!ring.should_ring(&word));

@@ -1,6 +1,6 @@
 //! The coordinator over real sockets, with real members and with words said by hand.
 
-mod support;
+pub(super) mod support;
 
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -9,7 +9,9 @@ use tokio::time::Instant;
 
 use self::support::{Member, Raw, Running, endpoint, endpoint_up, info, soon};
 use super::*;
-use crate::limits::{ENDPOINTS_PER_NODE_MAX, NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
+use crate::limits::{
+    CHANGES_PER_FRAME_MAX, ENDPOINTS_PER_NODE_MAX, NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX,
+};
 use crate::link::handshake::{HELLO_BYTES, Hello, PROTOCOL_VERSION};
 use crate::link::wire::HEADER_BYTES;
 use crate::topology::{NodeInfo, Role};
@@ -67,6 +69,40 @@ async fn a_restarted_coordinator_has_a_new_epoch_and_the_whole_mesh() {
         member.until("the mesh is whole again", is_back).await;
         assert_eq!(member.topology.snapshot(), before);
         assert!(!member.lost.is_empty(), "it was told of the loss");
+    }
+}
+
+#[tokio::test]
+async fn a_stale_coordinator_is_not_joined_and_the_current_one_is_again() {
+    let (current, stale) = (20, 10);
+    let mut running = Running::of_epoch("127.0.0.1:0", current).await;
+    let mut member = Member::join(&running.address, 1);
+    member.announce([endpoint(0, "a")]);
+    let is_whole = |m: &Member| m.topology.endpoints(NodeId(1)).count() == 1;
+    member.until("it is known", is_whole).await;
+    let known = member.topology.clone();
+
+    let address = running.stop().await;
+    running = Running::of_epoch(&address, stale).await;
+    let refused = |m: &Member| {
+        let is_stale = |e: &&Error| matches!(e, Error::StaleCoordinator { .. });
+        m.lost.iter().filter(is_stale).count()
+    };
+    let again = |m: &Member| refused(m) == 3;
+    member.until("it refuses, and tries on", again).await;
+    assert_eq!(member.epoch, current);
+    assert_eq!(member.topology, known, "what it knew stays");
+    let said = member.lost.last().unwrap().to_string();
+    for word in ["epoch is 10", "has seen 20", "stop it"] {
+        assert!(said.contains(word), "{said}");
+    }
+
+    for epoch in [current, current + 1] {
+        let address = running.stop().await;
+        running = Running::of_epoch(&address, epoch).await;
+        member.epoch = 0;
+        let is_in = |m: &Member| m.epoch == epoch && is_whole(m);
+        member.until("it joins", is_in).await;
     }
 }
 
@@ -286,6 +322,39 @@ async fn garbage_is_closed_and_hurts_nobody() {
 }
 
 #[tokio::test]
+async fn a_node_that_sends_changes_as_a_flood_is_cut_off_with_the_reason() {
+    let running = Running::new().await;
+    let mut witness = Member::join(&running.address, 1);
+    let Raw {
+        mut reader,
+        mut writer,
+    } = Raw::register(&running.address, info(2)).await;
+    witness.until_nodes(2).await;
+    let node = NodeId(2);
+    let churn = (0..CHANGES_PER_FRAME_MAX).map(|idx| match idx % 2 {
+        0 => endpoint_up(2, endpoint(0, "comes/and/goes")),
+        _ => Change::EndpointDown { node, endpoint: 0 },
+    });
+    let update = FromNode::Update(churn.collect());
+    let frame = wire::encode(Kind::FromNode, &update).unwrap();
+    let flood = async { while writer.write_all(&frame).await.is_ok() {} };
+    let refusal = async {
+        loop {
+            match reader.next(Kind::FromCoordinator).await.unwrap() {
+                FromCoordinator::Refused { reason } => break reason,
+                FromCoordinator::Delta { changes, .. } => panic!("told of churn: {changes:?}"),
+                _ => {}
+            }
+        }
+    };
+    let both = async { tokio::join!(flood, refusal).1 };
+    let reason = soon("it is cut off", both).await;
+    assert!(reason.contains("ahead of the rate"), "{reason}");
+    witness.until_nodes(1).await;
+    assert!(witness.lost.is_empty());
+}
+
+#[tokio::test]
 async fn who_does_not_finish_its_hello_is_closed() {
     let running = Running::new().await;
     let mut slow = TcpStream::connect(&running.address).await.unwrap();
@@ -303,11 +372,32 @@ fn mesh() -> Arc<Mesh> {
     })
 }
 
-fn delta_of(frame: &[u8]) -> (u64, Vec<Change>) {
-    let frame = wire::decode(frame).unwrap().unwrap();
-    match wire::body(&frame, Kind::FromCoordinator).unwrap() {
+/// What one offer says, which is one frame here.
+fn word_of(frames: &Frames) -> FromCoordinator {
+    let [block] = &frames[..] else {
+        panic!("{} blocks", frames.len());
+    };
+    let frame = wire::decode(block).unwrap().unwrap();
+    assert_eq!(frame.len, block.len(), "one frame");
+    wire::body(&frame, Kind::FromCoordinator).unwrap()
+}
+
+fn delta_of(frames: &Frames) -> (u64, Vec<Change>) {
+    match word_of(frames) {
         FromCoordinator::Delta { version, changes } => (version, changes),
         other => panic!("no delta: {other:?}"),
+    }
+}
+
+fn snapshot_of(frames: &Frames) -> (u64, Vec<Change>) {
+    match word_of(frames) {
+        FromCoordinator::Snapshot {
+            version,
+            is_first: true,
+            is_last: true,
+            changes,
+        } => (version, changes),
+        other => panic!("no snapshot: {other:?}"),
     }
 }
 
@@ -316,25 +406,27 @@ fn a_slow_watcher_gets_one_snapshot_instead_of_history() {
     let mesh = mesh();
     let (frames, mut queue) = mpsc::channel(2);
     mesh.register(&Change::NodeUp(info(1)), frames).unwrap();
-    assert!(mesh.snapshot_if_behind(NodeId(1)).is_some(), "the first");
-    assert!(mesh.snapshot_if_behind(NodeId(1)).is_none());
+    mesh.flush();
+    let (mut version, _) = snapshot_of(&queue.try_recv().unwrap());
+    mesh.catch_up(NodeId(1)).unwrap();
+    assert!(queue.try_recv().is_err(), "it is not behind");
 
     for id in 0..10 {
         mesh.update(NodeId(1), &[endpoint_up(1, endpoint(id, "t"))])
             .unwrap();
         mesh.flush();
     }
-    let mut version = 0;
-    for idx in 0..2 {
+    for _ in 0..2 {
         let (new, changes) = delta_of(&queue.try_recv().unwrap());
-        assert!(idx == 0 || new == version + 1);
-        assert_eq!(changes.len(), 1);
+        assert_eq!((new, changes.len()), (version + 1, 1));
         version = new;
     }
     assert!(queue.try_recv().is_err(), "the queue is bounded");
-    let (snapshot_version, changes) = mesh.snapshot_if_behind(NodeId(1)).unwrap();
+    mesh.catch_up(NodeId(1)).unwrap();
+    let (snapshot_version, changes) = snapshot_of(&queue.try_recv().unwrap());
     assert_eq!((snapshot_version, changes.len()), (version + 8, 11));
-    assert!(mesh.snapshot_if_behind(NodeId(1)).is_none(), "only one");
+    mesh.catch_up(NodeId(1)).unwrap();
+    assert!(queue.try_recv().is_err(), "only one");
 
     mesh.update(NodeId(1), &[endpoint_up(1, endpoint(10, "t"))])
         .unwrap();
@@ -348,8 +440,8 @@ async fn a_first_change_goes_out_at_once_and_the_next_together() {
     let mesh = mesh();
     let (frames, mut queue) = mpsc::channel(16);
     mesh.register(&Change::NodeUp(info(1)), frames).unwrap();
-    mesh.snapshot_if_behind(NodeId(1)).unwrap();
     let task = tokio::spawn(broadcast(Arc::clone(&mesh)));
+    snapshot_of(&queue.recv().await.unwrap());
     // Past what the registration itself set off.
     tokio::time::sleep(Duration::from_millis(2 * DELTA_COALESCE_MS)).await;
 

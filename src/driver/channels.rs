@@ -17,11 +17,14 @@ use shmesh_shm::{
 use self::grant::Outgoing;
 use crate::endpoint::{
     ChannelKey, Outlet, PublisherShared, RxChannel, SubscriberEvent, SubscriberShared, TxChannel,
-    lock,
+    Wake, lock,
 };
 use crate::error::Error;
 use crate::id::NodeId;
-use crate::link::host::{Handed, LinkHandle};
+use crate::limits::CHANNELS_PER_LINK_MAX;
+use crate::link::LinkHandle;
+use crate::link::host::{Handed, HostLink};
+use crate::link::net::{FeedEvent, NetLink, Sink};
 use crate::link::session::{Attach, LinkFrame};
 use crate::name::escaped;
 use crate::node::NodeShared;
@@ -37,11 +40,10 @@ struct Incoming {
 
 #[derive(Debug)]
 enum Way {
-    /// Asked for; our half, and the arena segments there are, wait for their half.
+    /// Asked for; what we have of it waits for their word.
     Asked {
         link: LinkHandle,
-        borrows: BorrowHalf,
-        segments: Vec<(u32, Arc<PeerSegment>)>,
+        half: Half,
     },
     Linked {
         link: LinkHandle,
@@ -53,6 +55,18 @@ enum Way {
     Refused {
         link: LinkHandle,
     },
+}
+
+/// Our part of a channel that is asked for.
+#[derive(Debug)]
+enum Half {
+    /// Over a host link: our half, and the arena segments there are.
+    Memory {
+        borrows: BorrowHalf,
+        segments: Vec<(u32, Arc<PeerSegment>)>,
+    },
+    /// Over a network: the reading end, whose ring the link fills.
+    Ring(Box<RxChannel>),
 }
 
 impl Way {
@@ -81,6 +95,8 @@ pub(super) struct Channels<'a> {
     /// Publisher and subscriber of each incoming channel.
     attached: HashSet<(NodeId, u32, u32)>,
     outgoing: HashMap<ChannelKey, Outgoing>,
+    /// Channels that ended with their network link: with which message they would have gone on.
+    interrupted: HashMap<(NodeId, u32, u32), u64>,
 }
 
 /// Numbers of channels, unique in this process: inboxes name channels by them.
@@ -94,18 +110,21 @@ impl<'a> Channels<'a> {
             incoming: HashMap::new(),
             attached: HashSet::new(),
             outgoing: HashMap::new(),
+            interrupted: HashMap::new(),
         }
     }
 
     /// The first word on a new link.
     pub(super) fn greet(&mut self, link: &LinkHandle) {
-        let bells = &self.shared.bells;
-        let needs_fences = self.shared.fencing == Fencing::PerMessage;
-        let frame = LinkFrame::Bells {
-            count: bells.count(),
-            needs_fences,
-        };
-        link.send(&frame, vec![Handed::Bells(Arc::clone(bells))]);
+        if let LinkHandle::Host(host) = link {
+            let bells = &self.shared.bells;
+            let needs_fences = self.shared.fencing == Fencing::PerMessage;
+            let frame = LinkFrame::Bells {
+                count: bells.count(),
+                needs_fences,
+            };
+            host.send(&frame, vec![Handed::Bells(Arc::clone(bells))]);
+        }
         let topology = lock(&self.shared.topology);
         let name = topology.node(link.peer()).map(|node| node.name.clone());
         let name = name.unwrap_or_else(|| link.peer().to_string());
@@ -134,7 +153,7 @@ impl<'a> Channels<'a> {
         let can_ask = self
             .links
             .get(&node.id)
-            .is_some_and(|link| link.bells.is_some());
+            .is_some_and(|link| link.bells.is_some() || matches!(link.handle, LinkHandle::Net(_)));
         if self.attached.contains(&ends) || !(can_ask || neighbour.is_some()) {
             return;
         }
@@ -203,7 +222,7 @@ impl<'a> Channels<'a> {
             key,
             subscriber_name: self.shared.info.name.clone(),
             producer,
-            bell: Arc::new(bell),
+            wake: Wake::Bell(bell),
             deadline: subscriber.overflow.deadline(),
             is_blocked: false,
         };
@@ -245,10 +264,6 @@ impl<'a> Channels<'a> {
         };
         let channel = NEXT_CHANNEL.fetch_add(1, Ordering::Relaxed);
         let ring = subscriber.ring;
-        let bytes = BorrowHalf::bytes(ring.entry_count());
-        let segment = Arc::new(Segment::create("shmesh-borrows", bytes)?);
-        let borrows = BorrowHalf::create_in(&segment, ring.entry_count())?;
-        let event = subscriber.bell.try_clone()?;
         let deadline = subscriber.overflow.deadline();
         let attach = Attach {
             channel,
@@ -261,19 +276,22 @@ impl<'a> Channels<'a> {
             block_ns: deadline.map(|max| u64::try_from(max.as_nanos()).unwrap_or(u64::MAX)),
             bell: subscriber.bell_index,
         };
-        let handed = vec![Handed::Segment(segment), Handed::Event(event)];
-        link.send(&LinkFrame::Attach(attach), handed);
-        let origin = Origin {
+        let origin = Arc::new(Origin {
             node: node.id.0,
             endpoint: publisher.id,
             node_name: node.name.clone(),
+        });
+        let attach = LinkFrame::Attach(attach);
+        let half = match &link {
+            LinkHandle::Host(host) => ask_for_memory(host, subscriber, &attach)?,
+            LinkHandle::Net(net) => {
+                let half = self.prepare_sink(net, subscriber, &origin, channel)?;
+                net.send(&attach);
+                half
+            }
         };
-        let (subscriber, origin) = (Arc::clone(subscriber), Arc::new(origin));
-        let way = Way::Asked {
-            link,
-            borrows,
-            segments: Vec::new(),
-        };
+        let subscriber = Arc::clone(subscriber);
+        let way = Way::Asked { link, half };
         self.incoming.insert(
             channel,
             Incoming {
@@ -283,6 +301,33 @@ impl<'a> Channels<'a> {
             },
         );
         Ok(true)
+    }
+
+    /// The ring that a network link fills for our subscriber; its reading end.
+    fn prepare_sink(
+        &mut self,
+        net: &Arc<NetLink>,
+        subscriber: &Arc<SubscriberShared>,
+        origin: &Arc<Origin>,
+        channel: u64,
+    ) -> Result<Half, Error> {
+        let (page, fencing) = (&self.shared.bells, self.shared.fencing);
+        let ends = (NodeId(origin.node), origin.endpoint, subscriber.endpoint.id);
+        let space = match subscriber.ring.mode {
+            Mode::Keep => Some(net.room_ringer(page, fencing)?),
+            Mode::Overwrite => None,
+        };
+        let event = subscriber.bell.try_clone()?;
+        let bell = Ringer::local(page, subscriber.bell_index, event, fencing)?;
+        let (ring, borrows) = subscriber.ring.halves_on_heap();
+        let producer = Producer::new(ring.clone(), borrows.clone(), subscriber.ring)?;
+        let consumer = Consumer::new(ring, borrows, subscriber.ring, Arc::clone(origin), space)?;
+        let expected = self.interrupted.remove(&ends);
+        let sink = Sink::new(channel, producer, Arc::clone(subscriber), bell, expected);
+        net.add_sink(sink);
+        let mut rx = RxChannel::new(channel, consumer);
+        rx.link = Some(Arc::clone(net));
+        Ok(Half::Ring(Box::new(rx)))
     }
 
     /// Takes in what a peer said.
@@ -314,10 +359,15 @@ impl<'a> Channels<'a> {
                     }
                 }
             }
-            LinkFrame::Attach(attach) => self.on_attach(link, &attach, next()?, next()?)?,
-            LinkFrame::Attached { channel, bell, .. } => {
-                self.on_attached(link, channel, bell, next()?, next()?)?;
-            }
+            LinkFrame::Attach(attach) => self.on_attach(link, &attach, descriptors)?,
+            LinkFrame::Attached {
+                channel,
+                bell,
+                sequence,
+            } => match link {
+                LinkHandle::Host(_) => self.on_memory(link, channel, bell, next()?, next()?)?,
+                LinkHandle::Net(net) => self.on_feed(link, net, channel, sequence)?,
+            },
             LinkFrame::Ready { channel } => {
                 let key = ChannelKey::over(link, channel);
                 if let Some(outgoing) = self.outgoing.get(&key) {
@@ -343,6 +393,9 @@ impl<'a> Channels<'a> {
                 if let Some(outgoing) = self.outgoing.remove(&key) {
                     outgoing.publisher.remove(key);
                 }
+                if let LinkHandle::Net(net) = link {
+                    net.tell(FeedEvent::Remove { channel });
+                }
             }
             LinkFrame::Closed { channel } => {
                 if self.incoming_over(link, channel).is_some() {
@@ -355,8 +408,33 @@ impl<'a> Channels<'a> {
         Ok(())
     }
 
-    /// A peer gives our subscriber the channel it asked for.
-    fn on_attached(
+    /// A peer sends our subscriber what it asked for, over a network.
+    fn on_feed(
+        &mut self,
+        link: &LinkHandle,
+        net: &Arc<NetLink>,
+        channel: u64,
+        sequence: u64,
+    ) -> Result<(), Error> {
+        let Some(incoming) = self.incoming_over(link, channel) else {
+            return Ok(());
+        };
+        let linked = Way::Linked { link: link.clone() };
+        let Way::Asked {
+            half: Half::Ring(rx),
+            ..
+        } = std::mem::replace(&mut incoming.way, linked)
+        else {
+            return Err(Error::Protocol("channel given twice"));
+        };
+        incoming.subscriber.tell(SubscriberEvent::Add(rx));
+        net.start(channel, sequence);
+        net.send(&LinkFrame::Ready { channel });
+        Ok(())
+    }
+
+    /// A peer gives our subscriber the channel it asked for, as memory.
+    fn on_memory(
         &mut self,
         link: &LinkHandle,
         channel: u64,
@@ -371,7 +449,8 @@ impl<'a> Channels<'a> {
         let linked = Way::Linked { link: link.clone() };
         let asked = std::mem::replace(&mut incoming.way, linked);
         let Way::Asked {
-            borrows, segments, ..
+            half: Half::Memory { borrows, segments },
+            ..
         } = asked
         else {
             return Err(Error::Protocol("channel given twice"));
@@ -399,7 +478,7 @@ impl<'a> Channels<'a> {
             rx.add_segment(number, segment);
         }
         subscriber.tell(SubscriberEvent::Add(Box::new(rx)));
-        link.send(&LinkFrame::Ready { channel }, Vec::new());
+        link.send(&LinkFrame::Ready { channel });
         Ok(())
     }
 
@@ -434,7 +513,10 @@ impl<'a> Channels<'a> {
         let bytes = bytes.ok_or(Error::Protocol("segment too large"))?;
         let block = Arc::new(PeerSegment::map(fd, bytes..=bytes)?);
         match &mut incoming.way {
-            Way::Asked { segments, .. } if segments.len() < ARENA_SEGMENTS_MAX as usize => {
+            Way::Asked {
+                half: Half::Memory { segments, .. },
+                ..
+            } if segments.len() < ARENA_SEGMENTS_MAX as usize => {
                 segments.push((number, block));
             }
             Way::Asked { .. } => return Err(Error::Protocol("more segments than there can be")),
@@ -462,6 +544,7 @@ impl<'a> Channels<'a> {
             return;
         };
         self.forget(&incoming);
+        incoming.remove_sink(channel);
         if matches!(incoming.way, Way::Linked { .. }) {
             incoming
                 .subscriber
@@ -488,16 +571,36 @@ impl<'a> Channels<'a> {
             .filter(|(_, incoming)| over(incoming))
             .map(|(channel, _)| *channel)
             .collect();
-        ended
-            .into_iter()
-            .for_each(|channel| self.end_incoming(channel));
+        for channel in ended {
+            self.note_interrupted(channel);
+            self.end_incoming(channel);
+        }
         self.outgoing.retain(|key, outgoing| {
-            let is_over = key.subscriber_node == link.peer();
+            let is_over = outgoing.link.is_same(link);
             if is_over {
                 outgoing.publisher.remove(*key);
             }
             !is_over
         });
+    }
+
+    /// A channel ends with its network link: when there is another one, what was lost is counted.
+    fn note_interrupted(&mut self, channel: u64) {
+        let Some(incoming) = self.incoming.get(&channel) else {
+            return;
+        };
+        if let Some(expected) = incoming.remove_sink(channel) {
+            let Origin { node, endpoint, .. } = *incoming.origin;
+            let ends = (NodeId(node), endpoint, incoming.subscriber.endpoint.id);
+            if self.interrupted.len() < CHANNELS_PER_LINK_MAX {
+                self.interrupted.insert(ends, expected);
+            }
+        }
+    }
+
+    /// Those that will not come back are not waited for.
+    pub(super) fn forget_interrupted(&mut self, is_there: impl Fn(NodeId) -> bool) {
+        self.interrupted.retain(|(node, ..), _| is_there(*node));
     }
 
     /// Our subscriber ended one of its channels.
@@ -547,11 +650,20 @@ impl<'a> Channels<'a> {
 }
 
 impl Incoming {
+    /// Takes away what a network link fills; with which message it would have gone on.
+    fn remove_sink(&self, channel: u64) -> Option<u64> {
+        match self.way.link() {
+            Some(LinkHandle::Net(net)) => net.remove_sink(channel),
+            _ => None,
+        }
+    }
+
     /// Tells the publisher's side that the channel is over.
     fn publisher_side(&self, ours: NodeId, channel: u64) {
+        self.remove_sink(channel);
         match &self.way {
             Way::Asked { link, .. } | Way::Linked { link } => {
-                link.send(&LinkFrame::Detach { channel }, Vec::new());
+                link.send(&LinkFrame::Detach { channel });
             }
             Way::Local { publisher } => {
                 publisher.remove(ChannelKey {
@@ -562,4 +674,23 @@ impl Incoming {
             Way::Refused { .. } => {}
         }
     }
+}
+
+/// Asks the publisher's node for memory, and hands over ours.
+fn ask_for_memory(
+    host: &HostLink,
+    subscriber: &SubscriberShared,
+    attach: &LinkFrame,
+) -> Result<Half, Error> {
+    let entry_count = subscriber.ring.entry_count();
+    let bytes = BorrowHalf::bytes(entry_count);
+    let segment = Arc::new(Segment::create("shmesh-borrows", bytes)?);
+    let borrows = BorrowHalf::create_in(&segment, entry_count)?;
+    let event = subscriber.bell.try_clone()?;
+    let handed = vec![Handed::Segment(segment), Handed::Event(event)];
+    host.send(attach, handed);
+    Ok(Half::Memory {
+        borrows,
+        segments: Vec::new(),
+    })
 }

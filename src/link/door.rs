@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::auth::Prover;
 use super::handshake::{Credentials, Handshake, Hello, Purpose, Side};
+use super::listener::listen_at;
 use super::stream::{Secured, shake_hands};
 use crate::endpoint::lock;
 use crate::error::Error;
@@ -50,7 +51,7 @@ impl Door {
     /// # Errors
     /// [`Error::AddressInUse`], or [`Error::Io`] if the address cannot be listened at.
     pub(crate) async fn open(address: &str, keeper: Doorkeeper) -> Result<Self, Error> {
-        let listener = TcpListener::bind(address)
+        let listener = listen_at(address)
             .await
             .map_err(|source| match source.kind() {
                 std::io::ErrorKind::AddrInUse => Error::AddressInUse {

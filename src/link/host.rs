@@ -25,10 +25,11 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc};
 
 use super::auth::{BINDING_BYTES, Prover};
-use super::handshake::{Credentials, Handshake, Hello, Purpose, Side};
+use super::handshake::{Handshake, Hello, Purpose, Side};
 use super::session::{self, DESCRIPTORS_MAX, LinkFrame, Session};
 use super::stream::{Words, shake_hands};
 use super::wire::{self, Kind};
+use super::{LinkConfig, LinkEvent, LinkHandle};
 use crate::endpoint::lock;
 use crate::error::Error;
 use crate::id::NodeId;
@@ -84,11 +85,11 @@ struct LinkShared {
 /// The sending side of a link, for any thread. Never blocks: a peer that does not read until the
 /// queue is full is cut off. What the kernel takes at once is out of this process, which may end.
 #[derive(Clone, Debug)]
-pub(crate) struct LinkHandle {
+pub(crate) struct HostLink {
     shared: Arc<LinkShared>,
 }
 
-impl LinkHandle {
+impl HostLink {
     fn new(peer: NodeId, socket: Arc<OwnedFd>) -> Self {
         let (queue, filled) = (Mutex::default(), Notify::new());
         Self {
@@ -160,38 +161,6 @@ impl LinkHandle {
     }
 }
 
-/// What the driver learns of links.
-#[derive(Debug)]
-pub(crate) enum LinkEvent {
-    Up {
-        link: LinkHandle,
-    },
-    Frame {
-        link: LinkHandle,
-        frame: LinkFrame,
-        descriptors: Vec<OwnedFd>,
-    },
-    Down {
-        link: LinkHandle,
-        error: Error,
-    },
-    /// Dialling did not lead to a link.
-    Failed {
-        peer: NodeId,
-        error: Error,
-    },
-}
-
-/// What both ends of a link need of their node.
-#[derive(Clone, Debug)]
-pub(crate) struct LinkConfig {
-    pub(crate) ours: NodeId,
-    /// Users with whom memory is shared.
-    pub(crate) users: Arc<[u32]>,
-    pub(crate) credentials: Credentials,
-    pub(crate) events: mpsc::Sender<LinkEvent>,
-}
-
 /// Dials a peer and serves the link to its end.
 pub(crate) async fn dial(config: LinkConfig, peer: NodeId, path: String) {
     let outcome = async {
@@ -243,10 +212,13 @@ async fn serve(
     if expected.is_some_and(|expected| expected != peer.id) {
         return Err(Error::Protocol("another node answers at this address"));
     }
-    let link = LinkHandle::new(peer.id, Arc::clone(socket.get_ref()));
+    let link = HostLink::new(peer.id, Arc::clone(socket.get_ref()));
     let sent = config
         .events
-        .send(LinkEvent::Up { link: link.clone() })
+        .send(LinkEvent::Up {
+            link: LinkHandle::Host(link.clone()),
+            is_dialled: role == Prover::Initiator,
+        })
         .await;
     if sent.is_err() {
         return Ok(());
@@ -256,6 +228,7 @@ async fn serve(
         error = write_all(&socket, &link) => error,
     };
     lock(&link.shared.queue).is_closed = true;
+    let link = LinkHandle::Host(link);
     let _ = config.events.send(LinkEvent::Down { link, error }).await;
     Ok(())
 }
@@ -276,7 +249,7 @@ impl Words for AsyncFd<Arc<OwnedFd>> {
 
 async fn read_all(
     socket: &AsyncFd<Arc<OwnedFd>>,
-    link: &LinkHandle,
+    link: &HostLink,
     events: &mpsc::Sender<LinkEvent>,
 ) -> Error {
     let mut session = Session::new(session::Path::Host);
@@ -289,7 +262,7 @@ async fn read_all(
             Ok(frame) => frame,
             Err(error) => return error,
         };
-        let link = link.clone();
+        let link = LinkHandle::Host(link.clone());
         if events
             .send(LinkEvent::Frame {
                 link,
@@ -304,7 +277,7 @@ async fn read_all(
     }
 }
 
-async fn write_all(socket: &AsyncFd<Arc<OwnedFd>>, link: &LinkHandle) -> Error {
+async fn write_all(socket: &AsyncFd<Arc<OwnedFd>>, link: &HostLink) -> Error {
     let what = "send over the host link";
     loop {
         let is_empty = {

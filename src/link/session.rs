@@ -1,12 +1,12 @@
 //! What two nodes say to each other over a link, and in which order. Sans-IO, and the same for host
 //! links and network links.
 //!
-//! After the handshake both sides may send any [`LinkFrame`] of the path. The subscriber's node asks
-//! for a channel (`Attach`) and brings its half; the publisher's answers with its own (`Attached`);
-//! the subscriber's node says when it has all it needs (`Ready`): what is sent from then on is
-//! received, even if the publisher's process ends at once.
+//! After the handshake both sides may send any [`LinkFrame`] of the path. The subscriber's node
+//! asks for a channel (`Attach`) and brings its half; the publisher's node answers (`Attached`)
+//! with its own; the subscriber's node says when it has all it needs (`Ready`): what is sent from
+//! then on is received, even if the publisher's process ends at once.
 //! On a host link descriptors travel beside the frame that names them: how many each must bring is
-//! fixed here. On a network link messages follow the frames on the same connection (see `wire`).
+//! fixed here.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,13 +1,14 @@
 //! Frames: how control messages lie on a connection. Sans-IO.
 //!
 //! A frame is a header of 16 bytes and a body in MessagePack. The header is checked, and its length
-//! compared with the limit, before anything is reserved for the body. Message payloads of topics
-//! never travel like this on one host: they stay in shared memory.
+//! compared with the limit, before anything is reserved for the body. Messages of topics travel
+//! like this on network links only, as frames of their own kind: a header of 32 bytes and the
+//! payload as it is. On one host they stay in shared memory.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::limits::FRAME_BYTES_MAX;
+use crate::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
 
 /// Bytes of a header: magic (2), kind (1), reserved (1), length (4), reserved (8).
 pub const HEADER_BYTES: usize = 16;
@@ -24,6 +25,8 @@ pub enum Kind {
     FromCoordinator,
     /// A node's word to another: `session::LinkFrame`.
     Link,
+    /// A message of a topic.
+    Message,
 }
 
 impl Kind {
@@ -32,6 +35,7 @@ impl Kind {
             Self::FromNode => 1,
             Self::FromCoordinator => 2,
             Self::Link => 3,
+            Self::Message => 4,
         }
     }
 
@@ -40,6 +44,7 @@ impl Kind {
             1 => Some(Self::FromNode),
             2 => Some(Self::FromCoordinator),
             3 => Some(Self::Link),
+            4 => Some(Self::Message),
             _ => None,
         }
     }
@@ -113,7 +118,8 @@ pub fn decode(bytes: &[u8]) -> Result<Option<Frame<'_>>, WireError> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
         return Ok(None);
     };
-    let kind = Kind::of_code(header[2]).ok_or(WireError::Kind(header[2]))?;
+    let kind = Kind::of_code(header[2]).filter(|kind| *kind != Kind::Message);
+    let kind = kind.ok_or(WireError::Kind(header[2]))?;
     let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
     let len = usize::try_from(length).unwrap_or(usize::MAX);
     let max = FRAME_BYTES_MAX - HEADER_BYTES;
@@ -125,6 +131,77 @@ pub fn decode(bytes: &[u8]) -> Result<Option<Frame<'_>>, WireError> {
         body,
         len: HEADER_BYTES + len,
     }))
+}
+
+/// Bytes of a message's header: magic (2), kind (1), reserved (1), length (4), channel (8),
+/// sequence (8), time (8).
+pub const MESSAGE_HEADER_BYTES: usize = 32;
+
+/// What goes before a message's payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageHeader {
+    /// The channel.
+    pub channel: u64,
+    /// The publisher's number of the message.
+    pub sequence: u64,
+    /// When it was sent, by the sender's clock, in nanoseconds; 0 if that was not noted.
+    pub sent_ns: u64,
+    /// Bytes of payload.
+    pub len: usize,
+}
+
+impl MessageHeader {
+    /// As bytes. The length must be that of a message.
+    #[must_use]
+    #[inline]
+    pub fn encode(&self) -> [u8; MESSAGE_HEADER_BYTES] {
+        debug_assert!(self.len <= MESSAGE_BYTES_MAX);
+        let mut bytes = [0; MESSAGE_HEADER_BYTES];
+        bytes[..2].copy_from_slice(&MAGIC);
+        bytes[2] = Kind::Message.code();
+        #[allow(clippy::cast_possible_truncation)] // a message is below 4 GiB: see `limits`
+        bytes[4..8].copy_from_slice(&(self.len as u32).to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.channel.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.sequence.to_le_bytes());
+        bytes[24..].copy_from_slice(&self.sent_ns.to_le_bytes());
+        bytes
+    }
+}
+
+/// What a stream of a network link goes on with.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Item<'a> {
+    /// A frame, whole.
+    Frame(Frame<'a>),
+    /// The header of a message; its payload follows, perhaps later.
+    Message(MessageHeader),
+}
+
+/// Looks for a frame or a message's header at the start of `bytes`; `None` if more are needed.
+///
+/// # Errors
+/// [`WireError`] as soon as the bytes can become neither.
+#[inline]
+pub fn decode_item(bytes: &[u8]) -> Result<Option<Item<'_>>, WireError> {
+    let is_message = bytes.get(2) == Some(&Kind::Message.code()) && bytes.starts_with(&MAGIC);
+    if !is_message {
+        return Ok(decode(bytes)?.map(Item::Frame));
+    }
+    let Some(header) = bytes.first_chunk::<MESSAGE_HEADER_BYTES>() else {
+        return Ok(None);
+    };
+    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|idx| header[at + idx]));
+    let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
+    let (len, max) = (length as usize, MESSAGE_BYTES_MAX);
+    if len > max {
+        return Err(WireError::TooLong { len, max });
+    }
+    Ok(Some(Item::Message(MessageHeader {
+        channel: word(8),
+        sequence: word(16),
+        sent_ns: word(24),
+        len,
+    })))
 }
 
 /// Reads a body of the expected kind.
@@ -168,6 +245,30 @@ mod tests {
     }
 
     #[test]
+    fn a_messages_header_cut_anywhere_is_the_same_header_later() {
+        let header = MessageHeader {
+            channel: u64::MAX - 1,
+            sequence: 7,
+            sent_ns: 1 << 60,
+            len: MESSAGE_BYTES_MAX,
+        };
+        let bytes = header.encode();
+        for cut in 0..bytes.len() {
+            assert_eq!(decode_item(&bytes[..cut]).unwrap(), None, "cut at {cut}");
+        }
+        assert_eq!(decode_item(&bytes).unwrap(), Some(Item::Message(header)));
+        let mut bomb = bytes;
+        bomb[4..8].copy_from_slice(&u32::try_from(MESSAGE_BYTES_MAX + 1).unwrap().to_le_bytes());
+        assert!(matches!(decode_item(&bomb), Err(WireError::TooLong { .. })));
+        assert!(matches!(decode(&bytes), Err(WireError::Kind(4))));
+        let frame = sample();
+        let Ok(Some(Item::Frame(found))) = decode_item(&frame) else {
+            panic!("a frame among the messages")
+        };
+        assert_eq!(found.len, frame.len());
+    }
+
+    #[test]
     fn lengths_beyond_the_limit_are_refused_before_the_body() {
         let mut bytes = sample();
         bytes[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
@@ -187,6 +288,7 @@ mod tests {
         #[test]
         fn garbage_is_an_error_or_nothing(mut bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = decode(&bytes);
+            let _ = decode_item(&bytes);
             for (place, byte) in bytes.iter_mut().zip(sample()).take(8) {
                 *place = byte;
             }

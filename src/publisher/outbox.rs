@@ -40,6 +40,16 @@ enum Payload<'a> {
     Chunk { place: ChunkRef, id: ChunkId },
 }
 
+impl Payload<'_> {
+    #[inline(always)]
+    const fn len(&self) -> usize {
+        match self {
+            Self::Inline(bytes) => bytes.len(),
+            Self::Chunk { place, .. } => place.len as usize,
+        }
+    }
+}
+
 /// Whom a message reached: two words that stay in registers. In memory they would be stored one
 /// by one and moved as one, and such a move waits until all earlier stores are done, those of the
 /// message to the subscriber's cache lines among them.
@@ -120,7 +130,7 @@ impl Outbox {
         self.blanks.push(blank);
         self.arena.warm();
         for channel in &self.channels {
-            channel.bell.ring_if_parked();
+            channel.wake.wake(0);
         }
         for counter in [Counter::Messages, Counter::Bytes] {
             self.counters.add(counter, 0);
@@ -251,17 +261,14 @@ impl Outbox {
                 Err(PushError::Corrupt(corrupt)) => give_up(&self.shared, channel, &corrupt),
             }
         }
+        let len = payload.len();
         for channel in &self.channels {
-            if channel.bell.ring_if_parked() {
+            if channel.wake.wake(len) {
                 self.counters.add(Counter::WakeUps, 1);
             }
         }
-        let len = match payload {
-            Payload::Inline(bytes) => bytes.len() as u64,
-            Payload::Chunk { place, .. } => u64::from(place.len),
-        };
         self.counters.add(Counter::Messages, 1);
-        self.counters.add(Counter::Bytes, len);
+        self.counters.add(Counter::Bytes, len as u64);
         if refused > 0 {
             self.counters.add(Counter::LostDropped, u64::from(refused));
         }
@@ -294,17 +301,18 @@ impl Outbox {
             .iter_mut()
             .filter(|channel| channel.is_blocked)
         {
+            channel.wake.relieve();
             match push(&mut self.arena, channel, waiting.head, payload) {
                 Ok(()) => {
                     channel.is_blocked = false;
                     waiting.reach.listeners += 1;
-                    channel.bell.ring_if_parked();
+                    channel.wake.wake(payload.len());
                 }
                 Err(PushError::Full) if channel.deadline.is_some_and(|max| waited < max) => {}
                 Err(PushError::Full) => {
                     channel.is_blocked = false;
                     channel.producer.count_dropped();
-                    channel.bell.ring_if_parked();
+                    channel.wake.wake(payload.len());
                     waiting.reach.refused += 1;
                     self.counters.add(Counter::LostDropped, 1);
                 }

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use shmesh::{Error, Node, Overflow, Raw};
+use shmesh::{Error, Node, Overflow, Raw, Transports};
 
 use crate::coordinator::Server;
 use crate::support::{Mesh, PATIENCE, Puppet, TempDir, eventually, is_intact, payload};
@@ -295,13 +295,17 @@ fn another_users_runtime_directory_is_refused() {
 }
 
 #[test]
-fn a_process_of_another_user_gets_no_link() {
+fn a_process_of_another_user_gets_no_memory() {
     let mesh = Mesh::start();
     if !rustix::process::geteuid().is_root() {
         println!("skipped: only root can play another user");
         return;
     }
-    let node = mesh.node("camera");
+    let node = mesh
+        .builder("camera")
+        .transports(Transports::SharedMemory)
+        .build_blocking()
+        .unwrap();
     let mut publisher = node.publisher::<Raw>("t").build().unwrap();
     let binary = TempDir::new();
     let copy = binary.path().join("stranger");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use shmesh::{Node, Overflow, Publisher, Raw, RecvError, Sample, Subscriber};
+use shmesh::{Node, Overflow, Publisher, Raw, RecvError, Sample, Subscriber, Transports};
 
 use crate::support::{PATIENCE, is_intact, payload};
 
@@ -50,8 +50,11 @@ impl Role {
     fn act(&mut self, words: &[&str]) -> Answer {
         let ok = || Ok("ok".to_owned());
         match words {
-            ["node", name, address, dir] => {
-                let builder = Node::builder(*name).coordinator(*address).runtime_dir(*dir);
+            ["node", name, address, dir, way @ ..] => {
+                let mut builder = Node::builder(*name).coordinator(*address).runtime_dir(*dir);
+                if way == ["tcp"] {
+                    builder = builder.transports(Transports::Network);
+                }
                 self.node = Some(builder.build_blocking()?);
                 ok()
             }
@@ -88,6 +91,11 @@ impl Role {
                 ok()
             }
             ["drain"] => self.drain(),
+            ["forget"] => {
+                self.subscriber = None;
+                self.received = 0;
+                ok()
+            }
             ["close"] => {
                 *self = Self::default();
                 ok()

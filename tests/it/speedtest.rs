@@ -68,7 +68,10 @@ fn verified_messages_of_all_sizes_arrive_as_they_were_sent() {
 #[test]
 fn wrong_usage_is_said_clearly() {
     for (args, word) in [
-        (&["local", "--transport", "tcp"][..], "not there yet"),
+        (
+            &["local", "--transport", "carrier-pigeon"][..],
+            "possible values",
+        ),
         (&["local", "--message-size", "2q"], "unit"),
         (&["local", "--seconds", "0"], "seconds"),
         (&["fly"], "unrecognized"),

@@ -22,6 +22,22 @@ pub(crate) struct Mesh {
 
 impl Mesh {
     pub(crate) fn start() -> Self {
+        Self::at("127.0.0.1:0")
+    }
+
+    /// Ends the coordinator and starts another one at its address.
+    pub(crate) fn restart(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+        let mut again = Self::at(&self.address);
+        self.stop = again.stop.take();
+        self.thread = again.thread.take();
+    }
+
+    fn at(address: &str) -> Self {
+        let address = address.to_owned();
         let (tell, told) = channel();
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let thread = std::thread::spawn(move || {
@@ -30,7 +46,7 @@ impl Mesh {
                 .build()
                 .unwrap();
             runtime.block_on(async move {
-                let coordinator = Coordinator::bind("127.0.0.1:0").await.unwrap();
+                let coordinator = Coordinator::bind(&address).await.unwrap();
                 tell.send(coordinator.local_addr().unwrap().to_string())
                     .unwrap();
                 coordinator.run(async { drop(stopped.await) }).await;
@@ -59,12 +75,19 @@ impl Mesh {
 
     /// A node of a child process.
     pub(crate) fn child(&self, name: &str) -> Puppet {
-        let mut child = Puppet::spawn(&mut Puppet::command());
+        self.child_of(&mut Puppet::command(), &format!("node {name}"), "")
+    }
+
+    /// The same, that takes the network alone.
+    pub(crate) fn remote(&self, name: &str) -> Puppet {
+        self.child_of(&mut Puppet::command(), &format!("node {name}"), "tcp")
+    }
+
+    fn child_of(&self, command: &mut Command, node: &str, way: &str) -> Puppet {
+        let mut child = Puppet::spawn(command);
         let dir = self.dir.path().display();
-        assert_eq!(
-            child.ask(&format!("node {name} {} {dir}", self.address)),
-            "ok"
-        );
+        let order = format!("{node} {} {dir} {way}", self.address);
+        assert_eq!(child.ask(&order), "ok");
         child
     }
 }

@@ -272,8 +272,10 @@ impl Consumer {
         Ok(None)
     }
 
+    /// The sequence with which the ring begins, once a message is in it or was dropped.
+    #[must_use]
     #[cold]
-    fn first(&self) -> u64 {
+    pub fn first(&self) -> u64 {
         // Relaxed: stored before the stamp that was loaded with Acquire.
         self.ring.head.first.load(Ordering::Relaxed)
     }

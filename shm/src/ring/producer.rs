@@ -169,6 +169,18 @@ impl Producer {
         Ok(unread)
     }
 
+    /// How many messages the consumer has taken since the ring began. As [`unread`](Self::unread).
+    ///
+    /// # Errors
+    /// [`Corrupt`] if the consumer's cursor is one it cannot have.
+    pub fn taken(&mut self) -> Result<u64, Corrupt> {
+        let unread = self.unread()?;
+        Ok(self
+            .next
+            .wrapping_sub(self.config.start)
+            .wrapping_sub(unread))
+    }
+
     /// Puts a message with its payload into the ring. Wait-free.
     ///
     /// `reclaim` is told of each chunk reference that came back by this.
@@ -264,7 +276,12 @@ impl Producer {
 
     /// Says that a message was not put into the ring, so that the consumer can count it.
     pub fn count_dropped(&mut self) {
-        self.dropped += 1;
+        self.count_dropped_by(1);
+    }
+
+    /// Says that `count` messages were not put into the ring.
+    pub fn count_dropped_by(&mut self, count: u64) {
+        self.dropped = self.dropped.wrapping_add(count);
         // Release: pairs with the Acquire load in `Consumer::dropped`; the messages pushed before
         // are visible to who sees the count.
         self.ring

@@ -4,6 +4,7 @@
 //! receiver measured over another. So two terminals need nothing but a coordinator, and the
 //! receiver serves any number of runs.
 
+mod bare_tcp;
 mod cores;
 mod local;
 mod peer;
@@ -75,9 +76,10 @@ struct CommonArgs {
 struct RecvArgs {
     #[command(flatten)]
     common: CommonArgs,
-    // The sender chooses; taken so that both ends can be called alike, as with rosy.
+    // The sender chooses all but the transport; taken so that both ends can be called alike, as
+    // with rosy.
     #[command(flatten)]
-    _choices: ChoiceArgs,
+    choices: ChoiceArgs,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -140,11 +142,6 @@ pub fn run(args: &SpeedtestArgs) -> Result<(), Failure> {
 }
 
 fn check(choices: &ChoiceArgs) -> Result<(), Failure> {
-    if choices.transport == Transport::Tcp {
-        return Err(Failure::usage(
-            "the network path is not there yet; `--transport auto` or `shm` measures shared memory",
-        ));
-    }
     for (what, value, max) in [
         ("seconds", choices.seconds, 86_400.0),
         ("rate", choices.rate, 1e6),

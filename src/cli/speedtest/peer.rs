@@ -1,12 +1,14 @@
 //! What both ends share: the node, the topics beside the measured ones, and the three ways to wait.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 
 use super::CommonArgs;
-use super::spec::Wait;
+use super::spec::{Transport, Wait};
 use crate::cli::Failure;
 use crate::{Node, Overflow, Publisher, Raw, RecvError, Sample, Subscriber};
 
@@ -14,8 +16,12 @@ use crate::{Node, Overflow, Publisher, Raw, RecvError, Sample, Subscriber};
 pub(super) const WORD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Joins the mesh.
-pub(super) async fn join(name: &str, common: &CommonArgs) -> Result<Node, Failure> {
-    let mut builder = Node::builder(name);
+pub(super) async fn join(
+    name: &str,
+    common: &CommonArgs,
+    transport: Transport,
+) -> Result<Node, Failure> {
+    let mut builder = Node::builder(name).transports(transport.transports());
     if let Some(address) = &common.coordinator {
         builder = builder.coordinator(address);
     }
@@ -48,7 +54,8 @@ pub(super) fn hear<T: DeserializeOwned>(
     }
 }
 
-/// The next message in the way that is measured, or `None` after `timeout`.
+/// The next message in the way that is measured, or `None` after `timeout`, or with `Wait::Async`
+/// after a tick.
 #[inline]
 pub(super) async fn receive(
     subscriber: &mut Subscriber<Raw>,
@@ -60,9 +67,10 @@ pub(super) async fn receive(
         Wait::Block => subscriber.recv_blocking(timeout),
         Wait::Async => match subscriber.try_recv()? {
             Some(sample) => Ok(sample),
-            None => match tokio::time::timeout(timeout, subscriber.recv()).await {
-                Ok(received) => received,
-                Err(_) => return Ok(None),
+            None => tokio::select! {
+                biased;
+                received = subscriber.recv() => received,
+                () = ticks().notified() => return Ok(None),
             },
         },
     };
@@ -72,6 +80,24 @@ pub(super) async fn receive(
         Err(error) => Err(error),
     }
 }
+
+/// Says every now and then that some time has passed, from another thread: a timer in the runtime
+/// would be set for each message, which no program that just waits for messages does.
+fn ticks() -> &'static Notify {
+    static TICKS: Notify = Notify::const_new();
+    static STARTED: OnceLock<()> = OnceLock::new();
+    STARTED.get_or_init(|| {
+        std::thread::spawn(|| {
+            loop {
+                std::thread::sleep(TICK);
+                TICKS.notify_one();
+            }
+        });
+    });
+    &TICKS
+}
+
+const TICK: Duration = Duration::from_millis(50);
 
 /// Ends this process when whoever started it is gone, and with it its end of the pipe.
 pub(super) fn end_with_input(args: &CommonArgs) {

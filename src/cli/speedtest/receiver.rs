@@ -1,5 +1,6 @@
 //! The receiving end: serves runs until it is stopped.
 
+use std::net::TcpListener;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -9,22 +10,21 @@ use super::RecvArgs;
 use super::peer::{
     WORD_TIMEOUT, block_on, end_with_input, hear, join, receive, say, word_subscriber,
 };
-use super::spec::{Control, Outcome, Pattern, Payload, Report, Spec, verify_byte};
-use super::{cores, report};
+use super::spec::{Control, Outcome, Pattern, Payload, Report, Spec, Transport, verify_byte};
+use super::{bare_tcp, cores, report};
 use crate::cli::{Failure, full_text};
 use crate::{Node, Overflow, Publisher, Raw, Sample, Subscriber};
 
 /// How long it waits before it looks whether the sender is through.
 const IDLE: Duration = Duration::from_millis(20);
-/// Unread messages of a stream.
-pub(super) const STREAM_DEPTH: u32 = 1024;
 
 pub(super) fn run(args: &RecvArgs) -> Result<(), Failure> {
     end_with_input(&args.common);
     let core = cores::choose(1, args.common.core);
     block_on(async {
-        let node = join("speedtest-recv", &args.common).await?;
+        // Before the node has threads: they stay on its core, and off the other end's.
         let core = cores::pin("receiver", core);
+        let node = join("speedtest-recv", &args.common, args.choices.transport).await?;
         let topic = &args.common.topic;
         let mut control = word_subscriber(&node, &format!("{topic}/control"))?;
         let mut words = node.publisher::<Raw>(&format!("{topic}/report")).build()?;
@@ -33,7 +33,22 @@ pub(super) fn run(args: &RecvArgs) -> Result<(), Failure> {
             let Some(word) = hear(&mut control, Duration::from_secs(3600))? else {
                 continue;
             };
-            if let Control::Start(spec) = word {
+            if let Control::Reference { spec, host } = word {
+                let listener = TcpListener::bind((host, 0));
+                let port = listener.as_ref().ok().and_then(|l| l.local_addr().ok());
+                let port = port.map(|address| address.port());
+                say(&mut words, &Report::Reference { port })?;
+                if let Ok(listener) = listener {
+                    // On a thread of its own, but the only one that is busy: it may run a runtime.
+                    let served = std::thread::scope(|scope| {
+                        let serve = || bare_tcp::serve(&listener, &spec);
+                        scope.spawn(serve).join()
+                    });
+                    if let Ok(Err(failure)) = served {
+                        eprintln!("reference failed: {}", full_text(&failure.error));
+                    }
+                }
+            } else if let Control::Start(spec) = word {
                 let mut run = Run {
                     node: &node,
                     topic,
@@ -61,7 +76,7 @@ impl Run<'_> {
             Pattern::Ping => Overflow::KeepLast(16),
             Pattern::Paced => Overflow::KeepLast(1024),
             Pattern::Stream => Overflow::Block {
-                depth: stream_depth(spec.message_size),
+                depth: stream_depth(spec),
                 deadline: WORD_TIMEOUT,
             },
         };
@@ -148,7 +163,9 @@ impl Run<'_> {
         match hear(self.control, Duration::ZERO)? {
             Some(Control::Finish { sent: count }) => *sent = Some(count),
             Some(Control::Begin { at_ns }) => *begin_ns = at_ns,
-            Some(Control::Start(_)) => return Err(Failure::usage("the sender started over")),
+            Some(Control::Start(_) | Control::Reference { .. }) => {
+                return Err(Failure::usage("the sender started over"));
+            }
             None => {}
         }
         let stats = data.stats();
@@ -167,15 +184,17 @@ impl Run<'_> {
 }
 
 /// A stream's depth: large messages wait in few, so that the memory stays in the cache or nearly.
-pub(super) fn stream_depth(message_size: usize) -> u32 {
-    let fitting = STREAM_BYTES / message_size.max(1);
+/// Over a network more small ones are on their way at once.
+pub(super) fn stream_depth(spec: &Spec) -> u32 {
+    let (bytes, depth_max) = match spec.transport {
+        Transport::Auto | Transport::Shm => (8 << 20, 1024),
+        Transport::Tcp => (2 << 20, 8192),
+    };
+    let fitting = bytes / spec.message_size.max(1);
     u32::try_from(fitting)
         .unwrap_or(u32::MAX)
-        .clamp(4, STREAM_DEPTH)
+        .clamp(4, depth_max)
 }
-
-/// Unread bytes of a stream of large messages.
-const STREAM_BYTES: usize = 8 << 20;
 
 /// Sends a message of the same size back, in memory of our own.
 async fn reflect(

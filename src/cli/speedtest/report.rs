@@ -8,7 +8,7 @@ use std::path::Path;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::spec::{Pattern, Spec};
+use super::spec::{Pattern, Spec, Transport};
 use crate::cli::Failure;
 
 /// Latencies from 1 ns to a minute with three digits.
@@ -34,7 +34,14 @@ pub(super) struct Measured {
     pub(super) latencies: Option<Histogram<u64>>,
     /// Of sender and receiver, if pinned.
     pub(super) cores: Vec<usize>,
-    pub(super) reference_ns: Option<u64>,
+    pub(super) reference: Reference,
+}
+
+/// What the bare step takes, or gives, on the same machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Reference {
+    pub(super) ns: Option<u64>,
+    pub(super) bytes_per_s: Option<f64>,
 }
 
 impl Measured {
@@ -61,9 +68,9 @@ impl Measured {
                 "max": latencies.max(),
             })
         });
-        json!({
+        let mut value = json!({
             "pattern": self.spec.pattern,
-            "transport": "shm",
+            "transport": self.spec.transport,
             "wait": self.spec.wait,
             "payload": self.spec.payload,
             "message_size": self.spec.message_size,
@@ -74,8 +81,12 @@ impl Measured {
             "bytes_per_s": self.bytes_per_s(),
             "latency_ns": latency_ns,
             "cores": self.cores,
-            "reference_ns": self.reference_ns,
-        })
+            "reference_ns": self.reference.ns,
+        });
+        if self.spec.transport == Transport::Tcp && self.spec.pattern == Pattern::Stream {
+            value["reference_bytes_per_s"] = json!(self.reference.bytes_per_s);
+        }
+        value
     }
 }
 
@@ -152,8 +163,15 @@ fn row(measured: &Measured) -> [String; 12] {
         scaled(measured.messages_per_s(), ""),
         scaled(measured.bytes_per_s(), "B/s"),
         measured.lost.to_string(),
-        measured.reference_ns.map_or_else(|| "-".into(), nanos),
+        bare_cell(measured),
     ]
+}
+
+/// What the bare step takes; for a stream over a network, what a bare one gives.
+fn bare_cell(measured: &Measured) -> String {
+    let Reference { ns, bytes_per_s } = measured.reference;
+    let rate = bytes_per_s.map(|rate| scaled(rate, "B/s"));
+    ns.map(nanos).or(rate).unwrap_or_else(|| "-".into())
 }
 
 mod erased {
@@ -290,6 +308,7 @@ mod tests {
         let spec = Spec {
             pattern,
             wait: Wait::Spin,
+            transport: Transport::Shm,
             payload: Payload::Loan,
             message_size: 1000,
             seconds: 1.0,
@@ -304,7 +323,10 @@ mod tests {
             seconds: 2.0,
             latencies: (pattern != Pattern::Stream).then_some(latencies),
             cores: vec![0, 1],
-            reference_ns: Some(50),
+            reference: Reference {
+                ns: Some(50),
+                bytes_per_s: Some(1e6),
+            },
         }
     }
 
@@ -322,6 +344,11 @@ mod tests {
         assert_eq!(value["cores"], json!([0, 1]));
         assert_eq!(value["reference_ns"], 50);
         assert!(measured(Pattern::Stream).json()["latency_ns"].is_null());
+        let mut over_tcp = measured(Pattern::Stream);
+        assert!(over_tcp.json().get("reference_bytes_per_s").is_none());
+        over_tcp.spec.transport = Transport::Tcp;
+        assert_eq!(over_tcp.json()["transport"], "tcp");
+        assert_eq!(over_tcp.json()["reference_bytes_per_s"], 1e6);
     }
 
     #[test]

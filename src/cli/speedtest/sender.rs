@@ -1,17 +1,19 @@
 //! The sending end: chooses the runs, drives them, and says what came of them.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 use shmesh_shm::{INLINE_BYTES, monotonic_ns};
 
+use super::bare_tcp::{self, Bare};
 use super::peer::{
     WORD_TIMEOUT, block_on, end_with_input, hear, join, receive, say, word_subscriber,
 };
 use super::receiver::stream_depth;
-use super::report::{self, Measured};
-use super::spec::{Control, Outcome, Pattern, Payload, Report, Spec, Wait};
+use super::report::{self, Measured, Reference};
+use super::spec::{Control, Outcome, Pattern, Payload, Report, Spec, Transport, Wait};
 use super::{ChoiceArgs, RunArgs, cores, reference};
 use crate::cli::Failure;
 use crate::{Node, Overflow, Publisher, Raw, Subscriber};
@@ -31,10 +33,15 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     end_with_input(&args.common);
     let core = cores::choose(0, args.common.core);
     block_on(async {
-        let node = join("speedtest-send", &args.common).await?;
+        // Before the node has threads: they stay on its core, and off the other end's.
         let core = cores::pin("sender", core);
+        let node = join("speedtest-send", &args.common, args.choices.transport).await?;
         let mut sender = Sender::connect(&node, &args.common.topic, core).await?;
-        let specs = specs(&args.choices);
+        let transport = match sender.receiver {
+            Some(_) => Transport::Tcp,
+            None => Transport::Shm,
+        };
+        let specs = specs(&args.choices, transport);
         let progress = progress_bar(specs.len(), args.choices.json);
         let mut all = Vec::new();
         for spec in specs {
@@ -57,7 +64,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     })
 }
 
-fn specs(choices: &ChoiceArgs) -> Vec<Spec> {
+fn specs(choices: &ChoiceArgs, transport: Transport) -> Vec<Spec> {
     let patterns = choices
         .pattern
         .map_or_else(|| Pattern::ALL.to_vec(), |pattern| vec![pattern]);
@@ -67,6 +74,7 @@ fn specs(choices: &ChoiceArgs) -> Vec<Spec> {
     let spec = |pattern, message_size| Spec {
         pattern,
         wait: choices.wait,
+        transport,
         payload: choices.payload.unwrap_or(match pattern {
             Pattern::Stream => Payload::Write,
             Pattern::Ping | Pattern::Paced => Payload::Loan,
@@ -98,6 +106,9 @@ struct Sender<'a> {
     core: Option<usize>,
     control: Publisher<Raw>,
     reports: Subscriber<Raw>,
+    /// Where the receiver is found over a network, if that is how it is reached.
+    receiver: Option<IpAddr>,
+    is_same_host: bool,
 }
 
 impl<'a> Sender<'a> {
@@ -114,7 +125,19 @@ impl<'a> Sender<'a> {
                 "no receiver on `{topic}` within {WORD_TIMEOUT:?}; start `mesh-speedtest recv`"
             ))
         })??;
+        let reached = reports.any_publisher();
+        let (receiver, is_over_network) = reached.ok_or_else(|| Failure::usage("no receiver"))?;
+        let known = node.whereabouts(receiver);
+        let (is_same_host, addresses) = known.unwrap_or((true, Vec::new()));
+        let parsed = addresses
+            .iter()
+            .find_map(|one| one.parse::<SocketAddr>().ok());
+        let receiver = parsed
+            .map(|address| address.ip())
+            .filter(|_| is_over_network);
         Ok(Self {
+            receiver,
+            is_same_host,
             node,
             topic: topic.to_owned(),
             core,
@@ -124,13 +147,15 @@ impl<'a> Sender<'a> {
     }
 
     async fn measure(&mut self, spec: &Spec) -> Result<Measured, Failure> {
+        self.check(spec)?;
+        let bare_before = self.bare_tcp(spec)?;
         let mut data = self.node.publisher::<Raw>(&format!("{}/data", self.topic));
         if spec.pattern != Pattern::Paced {
             data = data.without_timestamps();
         }
         if spec.message_size > INLINE_BYTES {
             let count = match spec.pattern {
-                Pattern::Stream => stream_depth(spec.message_size) as usize + 2,
+                Pattern::Stream => stream_depth(spec) as usize + 2,
                 Pattern::Ping | Pattern::Paced => 4,
             };
             data = data.reserve(spec.message_size, count);
@@ -171,21 +196,55 @@ impl<'a> Sender<'a> {
             return Err(Failure::usage("the receiver did not report"));
         };
         let after = self.reference(spec, peer_core)?;
-        let reference_ns = before
-            .zip(after)
-            .map(|(before, after)| before.midpoint(after));
+        drop(data);
+        let bare_after = self.bare_tcp(spec)?;
+        let rates = bare_before.bytes_per_s.zip(bare_after.bytes_per_s);
+        let reference = Reference {
+            ns: mid(bare_before.latency_ns, bare_after.latency_ns).or_else(|| mid(before, after)),
+            bytes_per_s: rates.map(|(before, after)| before.midpoint(after)),
+        };
         let cores = self
             .core
             .zip(peer_core)
             .map_or(Vec::new(), |(ours, theirs)| vec![ours, theirs]);
-        measured(*spec, &outcome, latencies, seconds, cores, reference_ns)
+        measured(*spec, &outcome, latencies, seconds, cores, reference)
+    }
+
+    fn check(&self, spec: &Spec) -> Result<(), Failure> {
+        if spec.pattern == Pattern::Paced && !self.is_same_host {
+            return Err(Failure::usage(
+                "`paced` measures by the clock of one host; between two use `ping` or `stream`",
+            ));
+        }
+        Ok(())
     }
 
     fn reference(&self, spec: &Spec, peer_core: Option<usize>) -> Result<Option<u64>, Failure> {
-        if spec.pattern == Pattern::Stream {
+        if spec.pattern == Pattern::Stream || spec.transport == Transport::Tcp {
             return Ok(None);
         }
         reference::measure(spec, peer_core).map(Some)
+    }
+
+    /// What a bare connection to the receiver gives, if that is how it is reached.
+    fn bare_tcp(&mut self, spec: &Spec) -> Result<Bare, Failure> {
+        let Some(host) = self.receiver else {
+            return Ok(Bare::default());
+        };
+        say(&mut self.control, &Control::Reference { spec: *spec, host })?;
+        let Some(Report::Reference { port }) = hear(&mut self.reports, WORD_TIMEOUT)? else {
+            return Err(Failure::usage("the receiver does not serve the reference"));
+        };
+        let Some(port) = port else {
+            return Ok(Bare::default());
+        };
+        let address = SocketAddr::new(host, port).to_string();
+        // On a thread of its own, for it may run a runtime.
+        let measured = std::thread::scope(|scope| {
+            let measure = || bare_tcp::measure(&address, spec);
+            scope.spawn(measure).join()
+        });
+        measured.unwrap_or_else(|_| Err(Failure::usage("the reference failed")))
     }
 
     /// Sends on schedule; the receiver measures.
@@ -201,6 +260,12 @@ impl<'a> Sender<'a> {
         let seconds = Duration::from_nanos(monotonic_ns().saturating_sub(begin_ns)).as_secs_f64();
         Ok((count, seconds, None))
     }
+}
+
+fn mid(before: Option<u64>, after: Option<u64>) -> Option<u64> {
+    before
+        .zip(after)
+        .map(|(before, after)| before.midpoint(after))
 }
 
 /// Messages sent, seconds it took, and latencies if this end measured them.
@@ -320,7 +385,7 @@ fn measured(
     latencies: Option<Histogram<u64>>,
     seconds: f64,
     cores: Vec<usize>,
-    reference_ns: Option<u64>,
+    reference: Reference,
 ) -> Result<Measured, Failure> {
     if outcome.damaged > 0 {
         let (damaged, received) = (outcome.damaged, outcome.received);
@@ -340,6 +405,6 @@ fn measured(
         seconds,
         latencies,
         cores,
-        reference_ns,
+        reference,
     })
 }

@@ -1,8 +1,11 @@
 //! What can be measured, and how the two ends agree on it.
 
+use std::net::IpAddr;
+
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::Transports;
 use crate::limits::MESSAGE_BYTES_MAX;
 
 /// What is measured.
@@ -34,14 +37,25 @@ pub(super) enum Wait {
 }
 
 /// How messages travel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(super) enum Transport {
-    /// Shared memory, both ends being on one host
+    /// Shared memory where it can be had, else TCP
     Auto,
     /// Shared memory
     Shm,
-    /// TCP (not there yet)
+    /// TCP, on one host, too
     Tcp,
+}
+
+impl Transport {
+    pub(super) const fn transports(self) -> Transports {
+        match self {
+            Self::Auto => Transports::Auto,
+            Self::Shm => Transports::SharedMemory,
+            Self::Tcp => Transports::Network,
+        }
+    }
 }
 
 /// What the sender writes.
@@ -81,6 +95,7 @@ impl Payload {
 pub(super) struct Spec {
     pub(super) pattern: Pattern,
     pub(super) wait: Wait,
+    pub(super) transport: Transport,
     pub(super) payload: Payload,
     pub(super) message_size: usize,
     pub(super) seconds: f64,
@@ -104,6 +119,8 @@ impl Spec {
 /// The sender's word to the receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Control {
+    /// Serve the bare reference of this, at that address of yours.
+    Reference { spec: Spec, host: IpAddr },
     /// Get ready for this.
     Start(Spec),
     /// The schedule of `paced` begins at this time of the shared clock.
@@ -115,6 +132,8 @@ pub(super) enum Control {
 /// The receiver's word to the sender.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Report {
+    /// The bare reference is served at that port of the address that was asked for, or cannot be.
+    Reference { port: Option<u16> },
     /// Connected and waiting; pinned to that core.
     Ready { core: Option<usize> },
     /// What came.
@@ -201,6 +220,7 @@ mod tests {
         let spec = Spec {
             pattern: Pattern::Paced,
             wait: Wait::Spin,
+            transport: Transport::Shm,
             payload: Payload::Loan,
             message_size: 0,
             seconds: 1.0,

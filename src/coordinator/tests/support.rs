@@ -13,7 +13,7 @@ use crate::id::HostId;
 use crate::link::handshake::{HELLO_BYTES, Hello};
 use crate::link::stream::Secured;
 use crate::membership::{MembershipConfig, MeshEvent, maintain};
-use crate::topology::{Encoding, Endpoint, NodeInfo, Role, TopicType};
+use crate::topology::{Encoding, Endpoint, NodeInfo, Role, TopicType, Topology};
 
 /// Only so that a failing test ends; nothing is measured against it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,7 +25,7 @@ pub(super) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
-pub(super) fn info(id: u128) -> NodeInfo {
+pub(in crate::coordinator) fn info(id: u128) -> NodeInfo {
     NodeInfo {
         id: NodeId(id),
         name: format!("n{id}"),
@@ -37,7 +37,7 @@ pub(super) fn info(id: u128) -> NodeInfo {
     }
 }
 
-pub(super) fn endpoint(id: u32, topic: &str) -> Endpoint {
+pub(in crate::coordinator) fn endpoint(id: u32, topic: &str) -> Endpoint {
     let ty = TopicType {
         encoding: Encoding::Raw,
         name: "bytes".into(),
@@ -51,7 +51,7 @@ pub(super) fn endpoint(id: u32, topic: &str) -> Endpoint {
     }
 }
 
-pub(super) fn endpoint_up(node: u128, endpoint: Endpoint) -> Change {
+pub(in crate::coordinator) fn endpoint_up(node: u128, endpoint: Endpoint) -> Change {
     Change::EndpointUp {
         node: NodeId(node),
         endpoint,
@@ -68,7 +68,17 @@ pub(super) struct Running {
 impl Running {
     pub(super) async fn start(address: &str, lease_ms: u64) -> Self {
         let coordinator = Coordinator::bind(address).await.unwrap();
-        let coordinator = coordinator.with_lease(Duration::from_millis(lease_ms));
+        Self::run(coordinator.with_lease(Duration::from_millis(lease_ms)))
+    }
+
+    /// A coordinator as if it had started at another time.
+    pub(super) async fn of_epoch(address: &str, epoch: u64) -> Self {
+        let mut coordinator = Coordinator::bind(address).await.unwrap();
+        Arc::get_mut(&mut coordinator.mesh).unwrap().epoch = epoch;
+        Self::run(coordinator)
+    }
+
+    fn run(coordinator: Coordinator) -> Self {
         let address = coordinator.local_addr().unwrap().to_string();
         let epoch = coordinator.epoch();
         let (stop, stopped) = oneshot::channel();

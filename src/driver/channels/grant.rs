@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use shmesh_shm::segment::bytes_with_rounding;
 use shmesh_shm::{
-    BorrowHalf, Event, Mode, PeerSegment, Producer, RingConfig, RingHalf, Ringer, Segment,
+    BorrowHalf, Consumer, Event, Mode, PeerSegment, Producer, RingConfig, RingHalf, Ringer, Segment,
 };
 
 use super::Channels;
-use crate::endpoint::{ChannelKey, Outlet, PublisherShared, TxChannel, lock};
+use crate::endpoint::{ChannelKey, LinkWake, Outlet, PublisherShared, TxChannel, Wake, lock};
 use crate::error::Error;
 use crate::limits::{CHANNELS_PER_LINK_MAX, SLOTS_PER_LINK_MAX};
-use crate::link::host::{Handed, LinkHandle};
+use crate::link::LinkHandle;
+use crate::link::host::{Handed, HostLink};
+use crate::link::net::{FEED_HELD_MAX, Feed, FeedEvent, NetLink};
 use crate::link::session::{Attach, LinkFrame};
 use crate::name::escaped;
 use crate::topology::Endpoint;
@@ -22,108 +24,192 @@ use crate::topology::Endpoint;
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) publisher: Arc<PublisherShared>,
+    pub(super) link: LinkHandle,
     slots: usize,
 }
 
 impl Channels<'_> {
-    /// A peer's subscriber wants a channel from our publisher.
+    /// A peer's subscriber wants a channel from our publisher. Over a host link it brings its half
+    /// and its event.
     pub(super) fn on_attach(
         &mut self,
         link: &LinkHandle,
         attach: &Attach,
-        half: OwnedFd,
-        event: OwnedFd,
+        mut descriptors: impl Iterator<Item = OwnedFd>,
     ) -> Result<(), Error> {
         let channel = attach.channel;
         let key = ChannelKey::over(link, channel);
         if self.outgoing.contains_key(&key) {
             return Err(Error::Protocol("channel number used twice"));
         }
-        match self.grant(link, key, attach, half, event) {
+        let wish = Wish {
+            key,
+            attach,
+            config: config_of(attach),
+        };
+        let granted = match link {
+            LinkHandle::Host(host) => {
+                let missing = || Error::Protocol("descriptor missing");
+                let half = descriptors.next().ok_or_else(missing)?;
+                let event = descriptors.next().ok_or_else(missing)?;
+                self.grant_memory(link, host, &wish, half, event)
+            }
+            LinkHandle::Net(net) => self.grant_feed(link, net, &wish),
+        };
+        match granted {
             Ok(true) => {}
             // The publisher went while the question was on its way.
-            Ok(false) => link.send_closed(channel),
+            Ok(false) => link.send(&LinkFrame::Closed { channel }),
             Err(error) => {
                 let (reason, topic) = (error.to_string(), escaped(&attach.topic));
                 tracing::warn!(topic, reason, "channel refused");
-                link.send(&LinkFrame::Refused { channel, reason }, Vec::new());
+                link.send(&LinkFrame::Refused { channel, reason });
             }
         }
         Ok(())
     }
 
-    /// False if there is no such publisher.
-    fn grant(
-        &mut self,
+    /// The publisher that is asked for, if it is there, is of that type, and may be had.
+    fn wanted(
+        &self,
         link: &LinkHandle,
-        key: ChannelKey,
-        attach: &Attach,
-        half: OwnedFd,
-        event: OwnedFd,
-    ) -> Result<bool, Error> {
+        wish: &Wish<'_>,
+    ) -> Result<Option<Arc<PublisherShared>>, Error> {
         let peer = self.links.get(&link.peer()).ok_or(Error::Closed)?;
         let publisher = lock(&self.shared.registry)
             .publishers
-            .get(&attach.publisher)
+            .get(&wish.attach.publisher)
             .cloned();
-        let Some(publisher) = publisher else {
+        if let Some(publisher) = &publisher {
+            check_type(&publisher.endpoint, wish.attach, &peer.name)?;
+            self.check_quota(link, wish.config.capacity())?;
+        }
+        Ok(publisher)
+    }
+
+    /// Memory that the peer maps. False if there is no such publisher.
+    fn grant_memory(
+        &mut self,
+        link: &LinkHandle,
+        host: &HostLink,
+        wish: &Wish<'_>,
+        half: OwnedFd,
+        event: OwnedFd,
+    ) -> Result<bool, Error> {
+        let Some(publisher) = self.wanted(link, wish)? else {
             return Ok(false);
         };
-        check_type(&publisher.endpoint, attach, &peer.name)?;
-        let config = RingConfig {
-            depth: attach.depth,
-            mode: if attach.overwrites {
-                Mode::Overwrite
-            } else {
-                Mode::Keep
-            },
-            held_max: attach.held_max,
-            start: 0,
-        };
-        self.check_quota(link, config.capacity())?;
+        let (key, config) = (wish.key, wish.config);
+        let peer = self.links.get(&link.peer()).ok_or(Error::Closed)?;
         let bytes = bytes_with_rounding(BorrowHalf::bytes(config.entry_count()));
         let borrows = BorrowHalf::open(PeerSegment::map(half, bytes)?, config.entry_count())?;
         let page = peer
             .bells
             .as_ref()
             .ok_or(Error::Protocol("attach before bells"))?;
-        let bell = Ringer::remote(page, attach.bell, Event::from_fd(event)?, peer.fencing)?;
+        let event = Event::from_fd(event)?;
+        let bell = Ringer::remote(page, wish.attach.bell, event, peer.fencing)?;
         let bytes = RingHalf::bytes(config.capacity());
         let segment = Arc::new(Segment::create("shmesh-ring", bytes)?);
         let ring = RingHalf::create_in(&segment, config.capacity())?;
         let producer = Producer::new(ring, borrows, config)?;
-        let tx = TxChannel {
-            key,
-            subscriber_name: peer.name.clone(),
-            producer,
-            bell: Arc::new(bell),
-            deadline: attach.block_ns.map(Duration::from_nanos),
-            is_blocked: false,
-        };
+        let tx = wish.sending_end(&peer.name, producer, Wake::Bell(bell));
         let event = Handed::Event(publisher.bell.try_clone()?);
-        let (channel, bell) = (key.channel, publisher.bell_index);
-        let outlet = Outlet::Link {
-            link: link.clone(),
+        let channel = key.channel;
+        let attached = LinkFrame::Attached {
+            channel,
+            bell: publisher.bell_index,
+            sequence: publisher.sent(),
+        };
+        let outlet = Outlet::Host {
+            link: host.clone(),
             channel,
         };
         let introduce = |segments: &[(u32, Arc<Segment>)]| {
             for (number, segment) in segments {
-                link.send_segment(channel, *number, segment);
+                host.send_segment(channel, *number, segment);
             }
-            let handed = vec![Handed::Segment(segment), event];
-            let attached = LinkFrame::Attached {
-                channel,
-                bell,
-                sequence: 0,
-            };
-            link.send(&attached, handed);
+            host.send(&attached, vec![Handed::Segment(segment), event]);
         };
         let is_added = publisher.add(tx, outlet, introduce);
-        if is_added {
-            let slots = config.capacity();
-            self.outgoing.insert(key, Outgoing { publisher, slots });
-        }
+        self.note_granted(is_added, link, wish, publisher);
         Ok(is_added)
+    }
+
+    /// A ring that the link empties. False if there is no such publisher.
+    fn grant_feed(
+        &mut self,
+        link: &LinkHandle,
+        net: &Arc<NetLink>,
+        wish: &Wish<'_>,
+    ) -> Result<bool, Error> {
+        let Some(publisher) = self.wanted(link, wish)? else {
+            return Ok(false);
+        };
+        let channel = wish.key.channel;
+        // The link holds what it writes, the subscriber what it got.
+        let config = RingConfig {
+            held_max: FEED_HELD_MAX,
+            ..wish.config
+        };
+        let space = match wish.attach.block_ns {
+            Some(_) => {
+                let (page, event) = (&self.shared.bells, publisher.bell.try_clone()?);
+                let fencing = self.shared.fencing;
+                let space = Ringer::local(page, publisher.bell_index, event, fencing)?;
+                Some(Arc::new(space))
+            }
+            None => None,
+        };
+        let (ring, borrows) = config.halves_on_heap();
+        let producer = Producer::new(ring.clone(), borrows.clone(), config)?;
+        let origin = Arc::clone(&publisher.origin);
+        let consumer = Consumer::new(ring, borrows, config, origin, space)?;
+        let credit = (config.mode == Mode::Keep).then_some(config.depth);
+        let mut feed = Feed::new(channel, consumer, credit);
+        let peer = self.links.get(&link.peer()).ok_or(Error::Closed)?;
+        let tx = wish.sending_end(
+            &peer.name,
+            producer,
+            Wake::Link(LinkWake::new(Arc::clone(net))),
+        );
+        let outlet = Outlet::Net {
+            link: Arc::clone(net),
+            channel,
+        };
+        let attached = LinkFrame::Attached {
+            channel,
+            bell: 0,
+            sequence: publisher.sent(),
+        };
+        let introduce = |segments: &[(u32, Arc<Segment>)]| {
+            for (number, segment) in segments {
+                feed.add_segment(*number, Arc::clone(segment) as _);
+            }
+            net.send(&attached);
+            net.tell(FeedEvent::Add(Box::new(feed)));
+        };
+        let is_added = publisher.add(tx, outlet, introduce);
+        self.note_granted(is_added, link, wish, publisher);
+        Ok(is_added)
+    }
+
+    fn note_granted(
+        &mut self,
+        is_added: bool,
+        link: &LinkHandle,
+        wish: &Wish<'_>,
+        publisher: Arc<PublisherShared>,
+    ) {
+        if is_added {
+            let (link, slots) = (link.clone(), wish.config.capacity());
+            let outgoing = Outgoing {
+                publisher,
+                link,
+                slots,
+            };
+            self.outgoing.insert(wish.key, outgoing);
+        }
     }
 
     /// Bounds what a peer can make us allocate.
@@ -151,6 +237,39 @@ impl Channels<'_> {
                 })
             }
         }
+    }
+}
+
+/// A channel that a peer asks for.
+struct Wish<'a> {
+    key: ChannelKey,
+    attach: &'a Attach,
+    config: RingConfig,
+}
+
+impl Wish<'_> {
+    fn sending_end(&self, subscriber_name: &str, producer: Producer, wake: Wake) -> TxChannel {
+        TxChannel {
+            key: self.key,
+            subscriber_name: subscriber_name.to_owned(),
+            producer,
+            wake,
+            deadline: self.attach.block_ns.map(Duration::from_nanos),
+            is_blocked: false,
+        }
+    }
+}
+
+fn config_of(attach: &Attach) -> RingConfig {
+    RingConfig {
+        depth: attach.depth,
+        mode: if attach.overwrites {
+            Mode::Overwrite
+        } else {
+            Mode::Keep
+        },
+        held_max: attach.held_max,
+        start: 0,
     }
 }
 

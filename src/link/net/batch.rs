@@ -1,0 +1,229 @@
+//! What is on its way into the socket: frames and small payloads in one buffer, payloads of chunks
+//! where they lie, all handed to the kernel as slices. Sans-IO.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::ops::Range;
+
+use shmesh_shm::Received;
+
+use crate::link::wire::MessageHeader;
+
+/// Bytes that are gathered for one write, if there are so many.
+pub(super) const BATCH_BYTES: usize = 128 << 10;
+/// Slices of one write: Linux takes 1,024.
+pub(super) const SLICES_MAX: usize = 1024;
+
+#[derive(Debug)]
+enum Part {
+    /// Of the buffer.
+    Bytes(Range<usize>),
+    /// A message's payload, held until it is written.
+    Payload(Received),
+}
+
+/// An inline payload has to be copied out of its slot whatever comes then, and is copied behind its
+/// header; one in a chunk is written from there.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    buffer: Vec<u8>,
+    parts: VecDeque<Part>,
+    /// Bytes of the first part that are written.
+    written: usize,
+    /// Bytes that are not written yet.
+    len: usize,
+}
+
+impl Batch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// True if more may be put in.
+    pub(super) fn has_room(&self) -> bool {
+        self.len < BATCH_BYTES && self.parts.len() + 2 <= SLICES_MAX
+    }
+
+    pub(super) fn push_frame(&mut self, frame: &[u8]) {
+        let start = self.buffer.len();
+        self.buffer.extend_from_slice(frame);
+        self.note_bytes(start);
+    }
+
+    /// Puts a message in.
+    #[inline]
+    pub(super) fn push_message(&mut self, channel: u64, message: Received) {
+        let start = self.buffer.len();
+        let header = MessageHeader {
+            channel,
+            sequence: message.sequence(),
+            sent_ns: message.sent_ns(),
+            len: message.len(),
+        };
+        self.buffer.extend_from_slice(&header.encode());
+        if message.is_inline() {
+            self.buffer.extend_from_slice(message.bytes());
+            self.note_bytes(start);
+        } else {
+            self.note_bytes(start);
+            self.len += message.len();
+            self.parts.push_back(Part::Payload(message));
+        }
+    }
+
+    #[inline]
+    fn note_bytes(&mut self, start: usize) {
+        let end = self.buffer.len();
+        self.len += end - start;
+        match self.parts.back_mut() {
+            Some(Part::Bytes(last)) if last.end == start => last.end = end,
+            _ => self.parts.push_back(Part::Bytes(start..end)),
+        }
+    }
+
+    /// What is to be written, first things first.
+    pub(super) fn slices(&self) -> Vec<IoSlice<'_>> {
+        let mut skipped = self.written;
+        let parts = self.parts.iter().take(SLICES_MAX);
+        let slice = parts.map(|part| {
+            let bytes = match part {
+                Part::Bytes(range) => &self.buffer[range.clone()],
+                Part::Payload(message) => message.bytes(),
+            };
+            IoSlice::new(&bytes[std::mem::take(&mut skipped)..])
+        });
+        slice.collect()
+    }
+
+    /// The first `count` bytes of the slices are written.
+    pub(super) fn advance(&mut self, count: usize) {
+        debug_assert!(count <= self.len);
+        self.len -= count;
+        self.written += count;
+        while let Some(part) = self.parts.front() {
+            let len = match part {
+                Part::Bytes(range) => range.len(),
+                Part::Payload(message) => message.len(),
+            };
+            if self.written < len {
+                return;
+            }
+            self.written -= len;
+            self.parts.pop_front();
+        }
+        self.buffer.clear();
+    }
+
+    /// Gives back the room that nothing is in, but for a little.
+    pub(super) fn shrink(&mut self) {
+        self.buffer.shrink_to(BUFFER_BYTES_KEPT);
+        self.parts.shrink_to(BUFFER_BYTES_KEPT / size_of::<Part>());
+    }
+}
+
+/// Room that an idle link keeps.
+const BUFFER_BYTES_KEPT: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use shmesh_shm::{Arena, ChunkRef, Consumer, Head, HeapStore, Mode, Producer, RingConfig};
+
+    use super::*;
+    use crate::link::wire::MESSAGE_HEADER_BYTES;
+
+    /// Messages of these sizes, inline ones and some in chunks, and what they are on the wire.
+    fn filled(sizes: &[usize]) -> (Batch, Vec<u8>) {
+        let config = RingConfig {
+            depth: 64,
+            mode: Mode::Keep,
+            held_max: 64,
+            start: 0,
+        };
+        let (ring, borrows) = config.halves_on_heap();
+        let mut producer = Producer::new(ring.clone(), borrows.clone(), config).unwrap();
+        let mut consumer = Consumer::new(ring, borrows, config, Arc::default(), None).unwrap();
+        let mut arena = Arena::new(HeapStore, 1 << 20);
+        let (number, block) = arena.grow(4000).unwrap();
+        consumer.add_segment(number, block).unwrap();
+        let (mut batch, mut expected) = (Batch::default(), Vec::new());
+        for (sequence, size) in (0..).zip(sizes) {
+            let head = Head {
+                sequence,
+                sent_ns: 5,
+            };
+            let payload: Vec<u8> = (0..*size).map(|idx| idx.to_le_bytes()[0]).collect();
+            if *size <= shmesh_shm::INLINE_BYTES {
+                producer.push_inline(head, &payload, |_| {}).unwrap();
+            } else {
+                let mut chunk = arena.take(4000).unwrap();
+                chunk.bytes_mut()[..*size].copy_from_slice(&payload);
+                let (offset, len) = (chunk.offset() as u64, u32::try_from(*size).unwrap());
+                let id = arena.publish(chunk);
+                let place = ChunkRef {
+                    segment: id.segment,
+                    offset,
+                    len,
+                };
+                producer.push_chunk(head, place, id, |_| {}).unwrap();
+            }
+            let header = MessageHeader {
+                channel: 9,
+                sequence,
+                sent_ns: 5,
+                len: *size,
+            };
+            expected.extend_from_slice(&header.encode());
+            expected.extend_from_slice(&payload);
+            batch.push_message(9, consumer.try_next().unwrap().unwrap());
+        }
+        batch.push_frame(b"the end");
+        expected.extend_from_slice(b"the end");
+        (batch, expected)
+    }
+
+    fn written(batch: &mut Batch, mut step: impl FnMut() -> usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        while !batch.is_empty() {
+            let all: Vec<u8> = batch.slices().iter().flat_map(|s| s.to_vec()).collect();
+            let count = step().min(all.len());
+            out.extend_from_slice(&all[..count]);
+            batch.advance(count);
+        }
+        out
+    }
+
+    #[test]
+    fn whatever_the_kernel_takes_at_once_the_stream_is_the_same() {
+        let sizes = [0, 1, 96, 97, 3000, 5, 128, 0];
+        let whole = filled(&sizes).1;
+        for step in 1..=whole.len() {
+            let (mut batch, expected) = filled(&sizes);
+            assert_eq!(written(&mut batch, || step), expected, "steps of {step}");
+            assert_eq!((batch.len, batch.written, batch.buffer.len()), (0, 0, 0));
+        }
+        // At every boundary between slices, nothing at all in between.
+        let (mut batch, expected) = filled(&sizes);
+        let mut turn = 0;
+        let lengths: Vec<usize> = batch.slices().iter().map(|slice| slice.len()).collect();
+        let steps = lengths.into_iter().flat_map(|len| [0, len]);
+        let mut steps = steps.collect::<VecDeque<_>>();
+        let out = written(&mut batch, || {
+            turn += 1;
+            steps.pop_front().unwrap_or(1)
+        });
+        assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn payloads_in_chunks_are_slices_of_their_own_and_small_ones_are_not() {
+        let (batch, _) = filled(&[8, 8, 8]);
+        assert_eq!(batch.slices().len(), 1);
+        let (batch, _) = filled(&[3000, 8, 2000]);
+        let lengths: Vec<usize> = batch.slices().iter().map(|slice| slice.len()).collect();
+        let header = MESSAGE_HEADER_BYTES;
+        let between = 2 * header + 8;
+        assert_eq!(lengths, [header, 3000, between, 2000, b"the end".len()]);
+    }
+}

@@ -1,0 +1,336 @@
+//! The network link: one TCP connection between two nodes, on which frames and messages take turns.
+//!
+//! Whoever has something to do does it, under a lock that nobody waits for: a publisher's thread
+//! writes its message itself while nothing else is going on; a receiver that spins reads the socket
+//! itself; for all others the link's task (see `task`) reads, and writes what is left over. A
+//! publisher that sends faster than it could write leaves the writing to the task, which gathers
+//! what has come meanwhile: so small messages batch by themselves under load, and leave at once
+//! without.
+
+mod batch;
+mod reader;
+pub(crate) mod task;
+mod writer;
+
+use std::cell::RefCell;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, TryLockError};
+
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use shmesh_shm::{BellPage, Event, Fencing, Ringer, monotonic_ns};
+use tokio::sync::Notify;
+
+pub(crate) use self::reader::{Pumped, Sink};
+use self::reader::{READ_BYTES, Reader};
+use self::writer::Writer;
+pub(crate) use self::writer::{FEED_HELD_MAX, Feed, FeedEvent, Flushed};
+use super::session::LinkFrame;
+use super::wire::{self, Kind};
+use crate::endpoint::{Inbox, lock};
+use crate::error::Error;
+use crate::id::NodeId;
+use crate::limits::{DIRECT_WRITE_BYTES_MAX, LINK_QUEUE_FRAMES_MAX, SPIN_LEASE_MS};
+
+/// A bell of the link's task, for whoever rings it.
+#[derive(Debug)]
+struct TaskBell {
+    index: u32,
+    event: Event,
+}
+
+#[derive(Debug)]
+pub(crate) struct NetLink {
+    peer: NodeId,
+    socket: OwnedFd,
+    writer: Mutex<Writer>,
+    reader: Mutex<Reader>,
+    /// For the writer.
+    news: Inbox<FeedEvent>,
+    /// Frames among them.
+    frames_waiting: AtomicUsize,
+    /// Wakes the task for what is to be written.
+    bell: Ringer,
+    /// Wakes the task for room in a subscriber's ring.
+    room: TaskBell,
+    /// Frames for the driver wait in the reader.
+    frames_there: AtomicBool,
+    has_frames: Notify,
+    /// Another second has passed. Said by the driver: a timer of the task's own would be set anew
+    /// at each sleep, which costs as much as reading a message does.
+    beat: Notify,
+    /// Until when a spinning receiver reads the socket, by the monotonic clock.
+    leased_until_ns: AtomicU64,
+    /// The task reads the socket again.
+    unleased: Notify,
+    /// When something came from the peer.
+    heard_ns: AtomicU64,
+    /// True if the socket takes no more, until the kernel says that a good part of it is free: bit
+    /// by bit, each write would be a few bytes.
+    is_full: AtomicBool,
+    /// True if something was left for the task to write: who spins may do it as well.
+    is_left_over: AtomicBool,
+    /// How publishers' own writes follow each other.
+    haste: Mutex<Haste>,
+}
+
+/// Tells a message now and then from a stream: publishers write the first themselves.
+#[derive(Debug, Default)]
+struct Haste {
+    ended_ns: u64,
+    took_ns: u64,
+    streak: u32,
+}
+
+/// Most bytes that a publisher writes while it waits for room.
+const RELIEF_BYTES_MAX: usize = 1 << 20;
+/// What a write of a small message takes; more is somebody else's time on this processor.
+const WRITE_NS_MAX: u64 = 4_000;
+/// Writes that may follow each other closely: an image and what belongs to it.
+const STREAK_MAX: u32 = 3;
+
+impl Haste {
+    /// True if a write now would follow the one before by less time than that took.
+    fn is_stream(&mut self, now_ns: u64) -> bool {
+        if now_ns.saturating_sub(self.ended_ns) > self.took_ns {
+            self.streak = 0;
+        } else {
+            self.streak = (self.streak + 1).min(STREAK_MAX);
+        }
+        self.streak >= STREAK_MAX
+    }
+}
+
+thread_local! {
+    /// What a thread reads into, whatever link it reads.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl NetLink {
+    /// Ringer for the subscribers of sinks: it wakes the task when they make room.
+    pub(crate) fn room_ringer(
+        &self,
+        page: &BellPage,
+        fencing: Fencing,
+    ) -> Result<Arc<Ringer>, Error> {
+        let event = self.room.event.try_clone()?;
+        Ok(Arc::new(Ringer::local(
+            page,
+            self.room.index,
+            event,
+            fencing,
+        )?))
+    }
+
+    pub(crate) fn peer(&self) -> NodeId {
+        self.peer
+    }
+
+    /// To be called every [`HEARTBEAT_MS`](crate::limits::HEARTBEAT_MS).
+    pub(crate) fn beat(&self) {
+        self.beat.notify_one();
+    }
+
+    pub(crate) fn add_sink(&self, sink: Sink) {
+        lock(&self.reader).add_sink(sink);
+    }
+
+    /// Takes a sink away; with which message it would have gone on.
+    pub(crate) fn remove_sink(&self, channel: u64) -> Option<u64> {
+        lock(&self.reader).remove_sink(channel)
+    }
+
+    /// See [`Reader::start`].
+    pub(crate) fn start(&self, channel: u64, sequence: u64) {
+        lock(&self.reader).start(channel, sequence);
+    }
+
+    /// Sends a frame, from any thread. A peer that does not read is cut off.
+    pub(crate) fn send(&self, frame: &LinkFrame) {
+        match wire::encode(Kind::Link, frame) {
+            Ok(frame) => {
+                // Relaxed, here and below: a bound, and a coarse one.
+                let waiting = self.frames_waiting.fetch_add(1, Ordering::Relaxed);
+                if waiting >= LINK_QUEUE_FRAMES_MAX {
+                    tracing::warn!(peer = %self.peer, "the peer does not read its link: cut off");
+                    let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+                    return;
+                }
+                self.tell(FeedEvent::Frame(frame));
+            }
+            Err(error) => tracing::error!(%error, "frame left out"),
+        }
+    }
+
+    /// Gives the writer news, and has it look.
+    pub(crate) fn tell(&self, event: FeedEvent) {
+        self.news.push(event);
+        self.kick(0);
+    }
+
+    /// Something is to be written: a message of `len` bytes, or news. True if that took the waking
+    /// of the task. Never blocks.
+    pub(crate) fn kick(&self, len: usize) -> bool {
+        // Awake, it looks again before it sleeps; and it waits for a full socket.
+        if !self.bell.is_wanted() || self.is_full.load(Ordering::Relaxed) {
+            return false;
+        }
+        if len > DIRECT_WRITE_BYTES_MAX {
+            return self.leave_to_task();
+        }
+        let started_ns = monotonic_ns();
+        let is_stream = match self.haste.try_lock() {
+            Ok(mut haste) => haste.is_stream(started_ns),
+            Err(_) => true,
+        };
+        if is_stream {
+            return self.leave_to_task();
+        }
+        let flushed = self.try_flush(DIRECT_WRITE_BYTES_MAX);
+        let ended_ns = monotonic_ns();
+        if let Ok(mut haste) = self.haste.try_lock() {
+            haste.ended_ns = ended_ns;
+            haste.took_ns = (ended_ns - started_ns).min(WRITE_NS_MAX);
+        }
+        match flushed {
+            Some(Flushed::Idle) => false,
+            // Somebody else was at it, or it was not all: the task sees to the rest.
+            _ => self.leave_to_task(),
+        }
+    }
+
+    /// Writes what is there, for a publisher that has to wait until it is written: the task may be
+    /// waiting for this very processor.
+    pub(crate) fn relieve(&self) {
+        // Credit may have come.
+        self.try_pump();
+        if self.is_full.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Some(Flushed::Blocked) = self.try_flush(RELIEF_BYTES_MAX) {
+            self.bell.ring_if_parked();
+        }
+    }
+
+    /// As [`kick`](Self::kick), for a publisher that has sent much since it last wrote itself.
+    pub(crate) fn write_along(&self, len: usize) -> bool {
+        if len <= DIRECT_WRITE_BYTES_MAX
+            && !self.is_full.load(Ordering::Relaxed)
+            && let Some(Flushed::Idle) = self.try_flush(RELIEF_BYTES_MAX)
+        {
+            return false;
+        }
+        self.kick(len)
+    }
+
+    fn leave_to_task(&self) -> bool {
+        // Relaxed: a hint; the bell is what counts.
+        self.is_left_over.store(true, Ordering::Relaxed);
+        self.bell.ring_if_parked()
+    }
+
+    /// Writes what is there unless somebody else does.
+    fn try_flush(&self, bytes_max: usize) -> Option<Flushed> {
+        let mut writer = match self.writer.try_lock() {
+            Ok(writer) => writer,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(self.flush(&mut writer, bytes_max))
+    }
+
+    fn flush(&self, writer: &mut Writer, bytes_max: usize) -> Flushed {
+        if self.news.is_full() {
+            let news = self.news.take();
+            let is_frame = |event: &&FeedEvent| matches!(event, FeedEvent::Frame(_));
+            let count = news.iter().filter(is_frame).count();
+            self.frames_waiting.fetch_sub(count, Ordering::Relaxed);
+            writer.take_news(news);
+        }
+        let flushed = writer.flush(|slices| self.write(slices), bytes_max);
+        if matches!(flushed, Flushed::Idle | Flushed::Blocked) {
+            self.is_left_over.store(false, Ordering::Relaxed);
+        }
+        // Relaxed: under the lock; those who read it without do so for a hint.
+        let is_full = matches!(flushed, Flushed::Blocked);
+        self.is_full.store(is_full, Ordering::Relaxed);
+        flushed
+    }
+
+    fn write(&self, slices: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let none = &mut SendAncillaryBuffer::default();
+        rustix::net::sendmsg(&self.socket, slices, none, flags)
+    }
+
+    /// Reads what is there, for a receiver that spins, and writes what others left over: the task
+    /// leaves the socket to it meanwhile.
+    /// At once back if somebody else reads.
+    pub(crate) fn pump_spinning(&self) {
+        let now_ns = monotonic_ns();
+        let until_ns = now_ns + SPIN_LEASE_MS * 1_000_000;
+        // Relaxed: a hint. The task looks at it when it is woken in vain.
+        self.leased_until_ns.store(until_ns, Ordering::Relaxed);
+        self.try_pump();
+        // The task may be waiting for this very processor.
+        if self.is_left_over.load(Ordering::Relaxed) && !self.is_full.load(Ordering::Relaxed) {
+            self.try_flush(DIRECT_WRITE_BYTES_MAX);
+        }
+    }
+
+    /// A receiver that has read the socket itself does so no more: the task takes over at once.
+    pub(crate) fn end_lease(&self) {
+        // Relaxed: the notification orders it.
+        if self.leased_until_ns.load(Ordering::Relaxed) != 0 {
+            self.leased_until_ns.store(0, Ordering::Relaxed);
+            self.unleased.notify_one();
+        }
+    }
+
+    /// Reads once unless somebody else does. An end of the link is the task's to see: it reads in
+    /// its turn.
+    fn try_pump(&self) {
+        let mut reader = match self.reader.try_lock() {
+            Ok(reader) => reader,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        self.pump(&mut reader);
+    }
+
+    /// Reads once and passes on what came.
+    fn pump(&self, reader: &mut Reader) -> Pumped {
+        let pumped = SCRATCH.with_borrow_mut(|scratch| {
+            if scratch.is_empty() {
+                scratch.resize(READ_BYTES, 0);
+            }
+            reader.pump(scratch, |slices| self.read(slices))
+        });
+        if matches!(pumped, Pumped::Drained(true) | Pumped::More) {
+            // Relaxed: a time, to be compared with another some seconds later.
+            self.heard_ns.store(monotonic_ns(), Ordering::Relaxed);
+        }
+        for (channel, taken) in reader.credits.drain(..) {
+            self.tell(FeedEvent::Credit { channel, taken });
+        }
+        if reader.has_frames() {
+            // Release: pairs with the Acquire in `Task::pass_frames`.
+            self.frames_there.store(true, Ordering::Release);
+            self.has_frames.notify_one();
+        }
+        match reader.grant(|credit| self.send(&credit)) {
+            Ok(()) => pumped,
+            Err(error) => Pumped::Failed(error),
+        }
+    }
+
+    fn read(&self, slices: &mut [IoSliceMut<'_>]) -> Result<usize, Errno> {
+        rustix::io::readv(&self.socket, slices)
+    }
+
+    fn is_leased(&self) -> bool {
+        monotonic_ns() < self.leased_until_ns.load(Ordering::Relaxed)
+    }
+}

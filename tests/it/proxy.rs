@@ -1,0 +1,135 @@
+//! A network that misbehaves when told to: a TCP proxy in front of one node.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use shmesh::{Node, Transports};
+
+use crate::support::Mesh;
+
+#[derive(Debug, Default)]
+struct Faults {
+    /// Nothing goes through, and nothing is lost.
+    is_held: AtomicBool,
+    /// Bytes go one at a time.
+    is_trickling: AtomicBool,
+    /// The next piece is cut in half and the connection closed behind it.
+    is_cutting: AtomicBool,
+    connections: Mutex<Vec<TcpStream>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    address: String,
+    /// Where the node behind it listens.
+    target: String,
+    faults: Arc<Faults>,
+}
+
+impl Proxy {
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let spare = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = spare.local_addr().unwrap().to_string();
+        drop(spare);
+        let faults = Arc::new(Faults::default());
+        let (shared, behind) = (Arc::clone(&faults), target.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(near) = stream else { return };
+                let Ok(far) = TcpStream::connect(&behind) else {
+                    continue;
+                };
+                let both = [near.try_clone().unwrap(), far.try_clone().unwrap()];
+                shared.connections.lock().unwrap().extend(both);
+                for (from, to) in [
+                    (near.try_clone().unwrap(), far.try_clone().unwrap()),
+                    (far, near),
+                ] {
+                    let faults = Arc::clone(&shared);
+                    std::thread::spawn(move || forward(from, to, &faults));
+                }
+            }
+        });
+        Self {
+            address,
+            target,
+            faults,
+        }
+    }
+
+    /// A node of this process that is reached through the proxy: with an id so large that others
+    /// dial it.
+    pub(crate) fn node_behind(&self, mesh: &Mesh, name: &str) -> Node {
+        loop {
+            let node = mesh
+                .builder(name)
+                .transports(Transports::Network)
+                .listen(&self.target)
+                .advertise(&self.address)
+                .build_blocking()
+                .unwrap();
+            // Of random ids; who has the smaller one dials.
+            if node.peers().iter().all(|(_, peer)| *peer < node.id()) {
+                return node;
+            }
+            node.close_blocking();
+        }
+    }
+
+    pub(crate) fn hold(&self, is_held: bool) {
+        self.faults.is_held.store(is_held, Ordering::Release);
+    }
+
+    pub(crate) fn trickle(&self, is_trickling: bool) {
+        self.faults
+            .is_trickling
+            .store(is_trickling, Ordering::Release);
+    }
+
+    /// Ends all connections with a reset.
+    pub(crate) fn reset_all(&self) {
+        for stream in self.faults.connections.lock().unwrap().drain(..) {
+            let socket = socket2::SockRef::from(&stream);
+            let _ = socket.set_linger(Some(Duration::ZERO));
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Ends each connection in the middle of what comes next.
+    pub(crate) fn cut_in_mid_frame(&self) {
+        self.faults.is_cutting.store(true, Ordering::Release);
+    }
+}
+
+fn forward(mut from: TcpStream, mut to: TcpStream, faults: &Faults) {
+    let mut buffer = vec![0; 65_536];
+    to.set_nodelay(true).unwrap();
+    loop {
+        let limit = if faults.is_trickling.load(Ordering::Acquire) {
+            1
+        } else {
+            buffer.len()
+        };
+        let count = match from.read(&mut buffer[..limit]) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(_) => break,
+        };
+        while faults.is_held.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let is_cut = count > 100 && faults.is_cutting.swap(false, Ordering::AcqRel);
+        let count = if is_cut { count / 2 } else { count };
+        if to.write_all(&buffer[..count]).is_err() || is_cut {
+            let _ = from.shutdown(Shutdown::Both);
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+}
