@@ -5,6 +5,7 @@
 
 mod measure;
 mod systems;
+mod tcp;
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,7 @@ use clap::Parser;
 use serde_json::{Value, json};
 
 use measure::{Figure, Task};
-use systems::System;
+use systems::{BARE, System};
 
 /// Run shmesh beside its rivals and print ratios.
 #[derive(Debug, Parser)]
@@ -22,17 +23,22 @@ Examples:
   cargo run --release                             all systems, five rounds
   cargo run --release -- --only shmesh,iceoryx2 --rounds 9 --json
   CXX=clang++-19 cargo run --release --features tachyon
+  cargo run --release --features zenoh,zeromq -- --tasks tcp-ping,tcp-stream
 
 `ping` is half a round trip with loaned, unwritten messages; `stream` sends messages one by one,
 written up to 1 KiB, nothing lost; `1.` and `100.` are the first and the hundredth ping on a new
 channel between programs that exchange messages on another one; `idle` is the first ping on a
 channel that was left alone for 30 ms. A measurement is made again while the cores are further
 apart than at best, which `bare ns`, a cache line just before and after, shows. Both ends spin,
-each pinned to a core of its own.")]
+each pinned to a core of its own.
+
+`tcp-ping` and `tcp-stream` go over TCP on loopback. Each message is written anew, numbered, and
+checked on arrival; time of a stream ends when the last has arrived. Each process has one core for
+all its threads; it sleeps until a message comes, except `bare-tcp-poll`, which reads in a loop.")]
 struct Args {
     /// Systems to run
-    #[arg(long, value_enum, value_delimiter = ',')]
-    only: Vec<System>,
+    #[arg(long, value_parser = System::of_name, value_delimiter = ',')]
+    only: Vec<&'static System>,
     /// Tasks to run; all if none is named
     #[arg(long, value_delimiter = ',')]
     tasks: Vec<String>,
@@ -51,7 +57,7 @@ struct Args {
 }
 
 /// What is measured: name, message bytes.
-const TASKS: [(Task, usize); 14] = [
+const TASKS: [(Task, usize); 22] = [
     (Task::Ping, 64),
     (Task::Ping, 4096),
     (Task::Ping, 65_536),
@@ -66,6 +72,14 @@ const TASKS: [(Task, usize); 14] = [
     (Task::Nth(1), 1 << 20),
     (Task::Nth(100), 1 << 20),
     (Task::Idle, 1 << 20),
+    (Task::TcpPing, 64),
+    (Task::TcpPing, 1024),
+    (Task::TcpPing, 65_536),
+    (Task::TcpPing, 1 << 20),
+    (Task::TcpStream, 64),
+    (Task::TcpStream, 1024),
+    (Task::TcpStream, 65_536),
+    (Task::TcpStream, 1 << 20),
 ];
 
 fn main() -> Result<()> {
@@ -84,18 +98,23 @@ fn main() -> Result<()> {
         for (task_idx, (task, size)) in TASKS.iter().enumerate() {
             for (system_idx, system) in systems.iter().enumerate() {
                 let is_wanted = args.tasks.is_empty() || args.tasks.contains(&task.name());
-                if !is_wanted || !system.can(*task, *size) {
+                if !is_wanted || !(system.can)(*task, *size) {
                     continue;
                 }
-                eprint!("\rround {}: {task:?} {size} {system:?}        ", round + 1);
-                match cores.measure(*system, *task, *size, args.seconds) {
+                eprint!(
+                    "\rround {}: {} {size} {}        ",
+                    round + 1,
+                    task.name(),
+                    system.name
+                );
+                match cores.measure(system, *task, *size, args.seconds) {
                     Ok(figure) => {
                         figures
                             .entry((task_idx, system_idx))
                             .or_default()
                             .push(figure);
                     }
-                    Err(error) => eprintln!("\n{system:?} {task:?} {size}: {error:#}"),
+                    Err(error) => eprintln!("\n{} {} {size}: {error:#}", system.name, task.name()),
                 }
             }
         }
@@ -137,7 +156,13 @@ impl Cores {
 
     /// Measures while the cores are near, as the bare line before and after says; after some
     /// attempts, however they are.
-    fn measure(&mut self, system: System, task: Task, size: usize, seconds: f64) -> Result<Figure> {
+    fn measure(
+        &mut self,
+        system: &'static System,
+        task: Task,
+        size: usize,
+        seconds: f64,
+    ) -> Result<Figure> {
         let mut before_ns = self.look()?;
         let mut attempts = 0;
         loop {
@@ -163,7 +188,7 @@ impl Cores {
     }
 
     fn look(&mut self) -> Result<f64> {
-        let bare = measure::run(System::Bare, Task::Ping, 64, LOOK_SECONDS)?.p50_ns;
+        let bare = measure::run(BARE, Task::Ping, 64, LOOK_SECONDS)?.p50_ns;
         self.nearest_ns = self.nearest_ns.min(bare);
         Ok(bare)
     }
@@ -178,14 +203,14 @@ const ATTEMPTS: u32 = 3;
 /// Cores are near if the bare line takes at most so many times what it took at best.
 const NEAR: f64 = 2.0;
 
-fn median(system: System, task: Task, size: usize, all: &[Figure]) -> Value {
+fn median(system: &System, task: Task, size: usize, all: &[Figure]) -> Value {
     let of = |pick: fn(&Figure) -> f64| {
         let mut values: Vec<f64> = all.iter().map(pick).collect();
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
     };
     json!({
-        "system": system.name(),
+        "system": system.name,
         "task": task.name(),
         "message_size": size,
         "rounds": all.len(),
@@ -201,37 +226,49 @@ fn median(system: System, task: Task, size: usize, all: &[Figure]) -> Value {
 fn print_table(medians: &[Value]) {
     println!("{}", machine());
     println!(
-        "{:<6} {:>9}  {:<8} {:>8} {:>8} {:>9} {:>11} {:>8} {:>6}",
+        "{:<10} {:>9}  {:<13} {:>8} {:>8} {:>9} {:>11} {:>8} {:>6}",
         "task", "bytes", "system", "p50 ns", "p99 ns", "p99.9 ns", "msg/s", "bare ns", "ratio"
     );
     for row in medians {
-        let is_same = |other: &&Value| {
-            other["task"] == row["task"]
-                && other["message_size"] == row["message_size"]
-                && other["system"] == "shmesh"
-        };
-        // Above 1: this system takes so many times as long as shmesh.
-        let ratio = medians.iter().find(is_same).map(|ours| {
-            if row["task"] == "stream" {
-                number(&ours["messages_per_s"]) / number(&row["messages_per_s"])
-            } else {
-                number(&row["p50_ns"]) / number(&ours["p50_ns"])
-            }
-        });
         println!(
-            "{:<6} {:>9}  {:<8} {:>8.0} {:>8.0} {:>9.0} {:>11.0} {:>8.0} {:>6.2}",
+            "{:<10} {:>9.0}  {:<13} {:>8.0} {:>8.0} {:>9.0} {:>11.0} {:>8.0} {:>6.2}",
             row["task"].as_str().unwrap_or_default(),
-            row["message_size"],
+            number(&row["message_size"]),
             row["system"].as_str().unwrap_or_default(),
             number(&row["p50_ns"]),
             number(&row["p99_ns"]),
             number(&row["p999_ns"]),
             number(&row["messages_per_s"]),
             number(&row["bare_ns"]),
-            ratio.unwrap_or(f64::NAN),
+            ratio(row, medians),
         );
     }
-    println!("ratio: how many times as long as shmesh; bare: a cache line, just before and after");
+    println!("ratio: how many times as long as shmesh, or as the first row of a task without it;");
+    println!("bare: a cache line, just before and after");
+}
+
+/// Above 1: this system takes so many times as long as shmesh does, or as the first one if shmesh
+/// does not do this.
+fn ratio(row: &Value, medians: &[Value]) -> f64 {
+    let of_task = |other: &&Value| {
+        other["task"] == row["task"] && other["message_size"] == row["message_size"]
+    };
+    let is_ours = |other: &&Value| {
+        let name = other["system"].as_str();
+        name.is_some_and(|name| name.starts_with("shmesh"))
+    };
+    let mut same = medians.iter().filter(of_task);
+    let Some(base) = same.clone().find(is_ours).or_else(|| same.next()) else {
+        return f64::NAN;
+    };
+    let is_rate = row["task"]
+        .as_str()
+        .is_some_and(|task| task.ends_with("stream"));
+    if is_rate {
+        number(&base["messages_per_s"]) / number(&row["messages_per_s"])
+    } else {
+        number(&row["p50_ns"]) / number(&base["p50_ns"])
+    }
 }
 
 fn number(value: &Value) -> f64 {

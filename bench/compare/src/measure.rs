@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use hdrhistogram::Histogram;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use crate::systems::{self, Ends, Side, System};
+use crate::systems::{Ends, Side, System};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,10 @@ pub enum Task {
     Nth(u32),
     /// Half of the first round trip on a channel that was left alone for a while.
     Idle,
+    /// Half a round trip over TCP.
+    TcpPing,
+    /// Messages a second over TCP.
+    TcpStream,
 }
 
 impl Task {
@@ -33,7 +37,14 @@ impl Task {
             Self::Stream => "stream".into(),
             Self::Nth(n) => format!("{n}."),
             Self::Idle => "idle".into(),
+            Self::TcpPing => "tcp-ping".into(),
+            Self::TcpStream => "tcp-stream".into(),
         }
+    }
+
+    /// Whether messages go over TCP and not through shared memory.
+    pub fn is_tcp(self) -> bool {
+        matches!(self, Self::TcpPing | Self::TcpStream)
     }
 
     fn of_name(name: &str) -> Option<Self> {
@@ -41,13 +52,15 @@ impl Task {
             "ping" => Some(Self::Ping),
             "stream" => Some(Self::Stream),
             "idle" => Some(Self::Idle),
+            "tcp-ping" => Some(Self::TcpPing),
+            "tcp-stream" => Some(Self::TcpStream),
             _ => name.strip_suffix('.')?.parse().ok().map(Self::Nth),
         }
     }
 }
 
 /// What came of it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Figure {
     pub p50_ns: f64,
     pub p99_ns: f64,
@@ -61,7 +74,7 @@ pub struct Figure {
 /// What both ends must know.
 #[derive(Clone, Debug)]
 pub struct Setting {
-    pub system: System,
+    pub system: &'static System,
     pub task: Task,
     pub size: usize,
     /// Unique for this measurement.
@@ -94,7 +107,7 @@ impl OtherEnd {
     fn start(setting: &Setting) -> Result<Self> {
         let words = format!(
             "{} {} {} {}",
-            setting.system.name(),
+            setting.system.name,
             setting.task.name(),
             setting.size,
             setting.id
@@ -122,7 +135,7 @@ pub fn pin(core: usize) -> Result<()> {
 }
 
 /// Measures.
-pub fn run(system: System, task: Task, size: usize, seconds: f64) -> Result<Figure> {
+pub fn run(system: &'static System, task: Task, size: usize, seconds: f64) -> Result<Figure> {
     let id = format!("{}-{}", std::process::id(), unique());
     let setting = Setting {
         system,
@@ -136,7 +149,7 @@ pub fn run(system: System, task: Task, size: usize, seconds: f64) -> Result<Figu
     let measured = std::thread::spawn(move || -> Result<Figure> {
         let mut other = OtherEnd::start(&setting)?;
         let side = Side::Here(&mut other);
-        systems::with_ends(&setting, side, &mut Measuring { task, time })
+        (system.play)(&setting, side, Part::Measure(time))
     });
     measured
         .join()
@@ -149,78 +162,103 @@ fn unique() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// What is done with the two ends of a system once they are connected.
-pub trait Visit {
-    /// Does it. `connect` makes the ends of another channel, given its number.
-    fn visit<E: Ends>(
-        &mut self,
-        ends: E,
-        connect: impl FnMut(usize) -> Result<E>,
-    ) -> Result<Figure>;
+/// What this process does in a measurement.
+#[derive(Clone, Copy, Debug)]
+pub enum Part {
+    /// Measures for so long.
+    Measure(Duration),
+    /// Answers until it is killed.
+    Answer,
 }
 
-struct Measuring {
-    task: Task,
-    time: Duration,
-}
+impl Part {
+    /// The core it runs on.
+    pub fn core(self) -> usize {
+        match self {
+            Self::Measure(_) => 0,
+            Self::Answer => 1,
+        }
+    }
 
-impl Visit for Measuring {
-    fn visit<E: Ends>(
-        &mut self,
-        mut ends: E,
-        mut connect: impl FnMut(usize) -> Result<E>,
+    /// Does it through shared memory. `connect` makes the ends of one channel.
+    pub fn play<E: Ends>(
+        self,
+        setting: &Setting,
+        mut connect: impl FnMut(&Setting) -> Result<E>,
     ) -> Result<Figure> {
-        pin(0)?;
-        if let Task::Ping = self.task {
-            return ping(&mut ends, self.time);
+        let ends = connect(setting)?;
+        let connect = |channel| {
+            let setting = setting.clone();
+            connect(&Setting { channel, ..setting })
+        };
+        pin(self.core())?;
+        match self {
+            Self::Measure(time) => measure(setting.task, time, ends, connect),
+            Self::Answer => answer_all(setting.task, ends, connect),
         }
-        if let Task::Stream = self.task {
-            return stream(&mut ends, self.time);
-        }
-        let mut halves = Vec::new();
-        // None is closed before the end: freeing its memory would disturb the next.
-        let mut channels = Vec::new();
-        for channel in 1..=NEW_CHANNELS {
-            let mut new = Box::new(connect(channel)?);
-            // Answers mean that the other end is connected, too.
-            for number in 0..IN_USE {
-                round_trip(&mut ends, number)?;
-            }
-            halves.push(nth(&mut *new, self.task)?.as_nanos() as f64 / 2.0);
-            channels.push(new);
-        }
-        halves.sort_by(f64::total_cmp);
-        let at = |hundredth: usize| halves[hundredth * (halves.len() - 1) / 100];
-        Ok(Figure {
-            p50_ns: at(50),
-            p99_ns: at(99),
-            p999_ns: at(100),
-            max_ns: at(100),
-            messages_per_s: 0.0,
-            bare_ns: 0.0,
-        })
     }
 }
 
-fn ping<E: Ends>(ends: &mut E, time: Duration) -> Result<Figure> {
+fn measure<E: Ends>(
+    task: Task,
+    time: Duration,
+    mut ends: E,
+    mut connect: impl FnMut(usize) -> Result<E>,
+) -> Result<Figure> {
+    if let Task::Ping = task {
+        return ping(time, |number| round_trip(&mut ends, number));
+    }
+    if let Task::Stream = task {
+        return stream(&mut ends, time);
+    }
+    let mut halves = Vec::new();
+    // None is closed before the end: freeing its memory would disturb the next.
+    let mut channels = Vec::new();
+    for channel in 1..=NEW_CHANNELS {
+        let mut new = Box::new(connect(channel)?);
+        // Answers mean that the other end is connected, too.
+        for number in 0..IN_USE {
+            round_trip(&mut ends, number)?;
+        }
+        halves.push(nth(&mut *new, task)?.as_nanos() as f64 / 2.0);
+        channels.push(new);
+    }
+    halves.sort_by(f64::total_cmp);
+    let at = |hundredth: usize| halves[hundredth * (halves.len() - 1) / 100];
+    Ok(Figure {
+        p50_ns: at(50),
+        p99_ns: at(99),
+        p999_ns: at(100),
+        max_ns: at(100),
+        ..Figure::default()
+    })
+}
+
+/// Makes round trips, given how one is made.
+pub fn ping(time: Duration, mut round_trip: impl FnMut(u64) -> Result<Duration>) -> Result<Figure> {
     let mut halves = Histogram::<u64>::new_with_bounds(1, 10_000_000_000, 3)?;
     let mut number = 0;
     let started = Instant::now();
     loop {
-        let round_trip = round_trip(ends, number)?;
+        let took = round_trip(number)?;
         number += 1;
         // The first messages warm up.
         if number > 1000 || started.elapsed() > time / 4 {
-            halves.saturating_record(u64::try_from(round_trip.as_nanos())? / 2);
+            halves.saturating_record(u64::try_from(took.as_nanos())? / 2);
         }
         if number % 16 == 0 && started.elapsed() > time {
             break;
         }
     }
-    Ok(figure(
-        &halves,
-        number as f64 / started.elapsed().as_secs_f64(),
-    ))
+    let at = |quantile| halves.value_at_quantile(quantile) as f64;
+    Ok(Figure {
+        p50_ns: at(0.5),
+        p99_ns: at(0.99),
+        p999_ns: at(0.999),
+        max_ns: halves.max() as f64,
+        messages_per_s: number as f64 / started.elapsed().as_secs_f64(),
+        ..Figure::default()
+    })
 }
 
 fn round_trip<E: Ends>(ends: &mut E, number: u64) -> Result<Duration> {
@@ -278,45 +316,35 @@ fn stream<E: Ends>(ends: &mut E, time: Duration) -> Result<Figure> {
             number += 1;
         }
     }
-    let rate = number as f64 / started.elapsed().as_secs_f64();
-    Ok(figure(&Histogram::new(3)?, rate))
+    Ok(Figure {
+        messages_per_s: number as f64 / started.elapsed().as_secs_f64(),
+        ..Figure::default()
+    })
 }
 
-fn figure(halves: &Histogram<u64>, messages_per_s: f64) -> Figure {
-    let at = |quantile| halves.value_at_quantile(quantile) as f64;
-    Figure {
-        p50_ns: at(0.5),
-        p99_ns: at(0.99),
-        p999_ns: at(0.999),
-        max_ns: halves.max() as f64,
-        messages_per_s,
-        bare_ns: 0.0,
+fn answer_all<E: Ends>(
+    task: Task,
+    mut ends: E,
+    mut connect: impl FnMut(usize) -> Result<E>,
+) -> Result<Figure> {
+    if let Task::Ping | Task::Stream = task {
+        answer(&mut ends, u64::MAX, task == Task::Ping)?;
     }
+    let mut channels = Vec::new();
+    for channel in 1..=NEW_CHANNELS {
+        let mut new = Box::new(connect(channel)?);
+        answer(&mut ends, IN_USE, true)?;
+        answer(&mut *new, messages(task), true)?;
+        channels.push(new);
+    }
+    // The last answer must reach the other side before this end is closed.
+    wait_to_be_killed()
 }
 
-struct Answering(Task);
-
-impl Visit for Answering {
-    fn visit<E: Ends>(
-        &mut self,
-        mut ends: E,
-        mut connect: impl FnMut(usize) -> Result<E>,
-    ) -> Result<Figure> {
-        pin(1)?;
-        if let Task::Ping | Task::Stream = self.0 {
-            answer(&mut ends, u64::MAX, self.0 == Task::Ping)?;
-        }
-        let mut channels = Vec::new();
-        for channel in 1..=NEW_CHANNELS {
-            let mut new = Box::new(connect(channel)?);
-            answer(&mut ends, IN_USE, true)?;
-            answer(&mut *new, messages(self.0), true)?;
-            channels.push(new);
-        }
-        // The last answer must reach the other side before this end is closed.
-        std::io::stdin().read_line(&mut String::new())?;
-        Ok(figure(&Histogram::new(3)?, 0.0))
-    }
+/// The other side ends this process when it has its figure.
+pub fn wait_to_be_killed() -> Result<Figure> {
+    std::io::stdin().read_line(&mut String::new())?;
+    Ok(Figure::default())
 }
 
 fn answer<E: Ends>(ends: &mut E, count: u64, is_answered: bool) -> Result<()> {
@@ -342,7 +370,7 @@ pub fn serve(words: &str) -> Result<()> {
     let [system, task, size, id] = words[..] else {
         bail!("--peer is for this program only")
     };
-    let system = System::of_name(system).context("system")?;
+    let system = System::of_name(system).map_err(anyhow::Error::msg)?;
     let task = Task::of_name(task).context("task")?;
     let setting = Setting {
         system,
@@ -351,6 +379,6 @@ pub fn serve(words: &str) -> Result<()> {
         id: id.to_owned(),
         channel: 0,
     };
-    systems::with_ends(&setting, Side::There, &mut Answering(task))?;
+    (system.play)(&setting, Side::There, Part::Answer)?;
     Ok(())
 }

@@ -6,29 +6,27 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use anyhow::Result;
 use shmesh_shm::reference::{Line, PeerLine};
 
-use super::{Ends, Side};
+use super::{Ends, Side, System};
+use crate::measure::Task;
 
-pub struct Bare {
+/// It has no payload and no queue.
+pub static SYSTEM: System = System {
+    name: "bare",
+    can: |task, size| task == Task::Ping && size == 64,
+    play: |setting, mut side, part| part.play(setting, |_| connect(&mut side)),
+};
+
+struct Bare {
     ours: Line,
     theirs: PeerLine,
     seen: u64,
 }
 
-pub fn connect(side: &mut Side<'_>) -> Result<Bare> {
+fn connect(side: &mut Side<'_>) -> Result<Bare> {
     let ours = Line::create()?;
     let path = format!("/proc/{}/fd/{}", std::process::id(), ours.fd().as_raw_fd());
-    let other = match side {
-        Side::Here(other) => {
-            other.tell(&path)?;
-            other.line()?
-        }
-        Side::There => {
-            println!("{path}");
-            let mut line = String::new();
-            std::io::stdin().read_line(&mut line)?;
-            line.trim().to_owned()
-        }
-    };
+    side.tell(&path)?;
+    let other = side.line()?;
     let theirs = PeerLine::map(OwnedFd::from(File::open(other)?))?;
     Ok(Bare {
         ours,

@@ -8,10 +8,16 @@ use iceoryx2::port::publisher::Publisher;
 use iceoryx2::port::subscriber::Subscriber;
 use iceoryx2::prelude::*;
 
-use super::{Ends, Side};
+use super::{Ends, Side, System};
 use crate::measure::{Setting, Task};
 
-pub struct Iceoryx {
+pub static SYSTEM: System = System {
+    name: "iceoryx2",
+    can: |task, _| !task.is_tcp(),
+    play: |setting, side, part| part.play(setting, |setting| connect(setting, &side)),
+};
+
+struct Iceoryx {
     publisher: Publisher<ipc::Service, [u8], ()>,
     subscriber: Subscriber<ipc::Service, [u8], ()>,
     size: usize,
@@ -19,7 +25,7 @@ pub struct Iceoryx {
     _node: Node<ipc::Service>,
 }
 
-pub fn connect(setting: &Setting, side: &Side<'_>) -> Result<Iceoryx> {
+fn connect(setting: &Setting, side: &Side<'_>) -> Result<Iceoryx> {
     let (ours, theirs) = match side {
         Side::Here(_) => ("there", "here"),
         Side::There => ("here", "there"),
@@ -31,10 +37,10 @@ pub fn connect(setting: &Setting, side: &Side<'_>) -> Result<Iceoryx> {
             .service_builder(&name.as_str().try_into()?)
             .publish_subscribe::<[u8]>();
         let service = match setting.task {
-            Task::Ping | Task::Nth(_) | Task::Idle => service,
             Task::Stream => service
                 .enable_safe_overflow(false)
                 .subscriber_max_buffer_size(if setting.size > 65_536 { 8 } else { 1024 }),
+            _ => service,
         };
         anyhow::Ok(service.open_or_create()?)
     };

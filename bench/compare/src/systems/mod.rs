@@ -1,58 +1,66 @@
-//! The systems: one file each, behind one small trait.
+//! The systems: one file each, behind one small trait for shared memory and one for TCP.
+//!
+//! One more is its file, with its row or rows, and its lines below.
 
 mod bare;
+mod bare_tcp;
 mod iceoryx;
 mod shmesh_;
 #[cfg(feature = "tachyon")]
 mod tachyon;
+#[cfg(feature = "zenoh")]
+mod zenoh_;
+#[cfg(feature = "zeromq")]
+mod zeromq;
 
-use anyhow::Result;
-use clap::ValueEnum;
+use anyhow::{Context as _, Result};
 
-use crate::measure::{Figure, OtherEnd, Setting, Task, Visit};
+use crate::measure::{Figure, OtherEnd, Part, Setting, Task};
 
-/// What can be run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum System {
-    /// A cache line passed back and forth: the limit.
-    Bare,
-    Shmesh,
-    Iceoryx2,
+/// All of them, in the order of the rows. The first of a task is what the others are compared
+/// with, unless shmesh does the task.
+static SYSTEMS: &[&System] = &[
+    &bare::SYSTEM,
+    &shmesh_::SYSTEM,
+    &iceoryx::SYSTEM,
     #[cfg(feature = "tachyon")]
-    Tachyon,
+    &tachyon::SYSTEM,
+    &bare_tcp::BLOCKING,
+    &bare_tcp::POLLED,
+    // shmesh over TCP belongs here, without and with a key; its names begin with `shmesh`.
+    #[cfg(feature = "zenoh")]
+    &zenoh_::SYSTEM,
+    #[cfg(feature = "zeromq")]
+    &zeromq::PLAIN,
+    #[cfg(feature = "zeromq")]
+    &zeromq::WITH_KEYS,
+];
+
+/// The limit, by which the distance of the cores is told.
+pub static BARE: &System = &bare::SYSTEM;
+
+/// What can be run: a row of the table.
+#[derive(Debug)]
+pub struct System {
+    pub name: &'static str,
+    /// Whether it does a task with messages of so many bytes.
+    pub can: fn(Task, usize) -> bool,
+    /// Connects its ends and does its part with them.
+    pub play: fn(&Setting, Side<'_>, Part) -> Result<Figure>,
 }
 
 impl System {
-    pub fn all() -> Vec<Self> {
-        Self::value_variants().to_vec()
+    pub fn all() -> Vec<&'static Self> {
+        SYSTEMS.to_vec()
     }
 
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Bare => "bare",
-            Self::Shmesh => "shmesh",
-            Self::Iceoryx2 => "iceoryx2",
-            #[cfg(feature = "tachyon")]
-            Self::Tachyon => "tachyon",
-        }
-    }
-
-    pub fn of_name(name: &str) -> Option<Self> {
-        Self::value_variants()
-            .iter()
-            .copied()
-            .find(|system| system.name() == name)
-    }
-
-    /// The bare line has no payload and no queue. Tachyon has no call that looks for a message and
-    /// does not wait for it.
-    pub fn can(self, task: Task, size: usize) -> bool {
-        match self {
-            Self::Bare => task == Task::Ping && size == 64,
-            #[cfg(feature = "tachyon")]
-            Self::Tachyon => task != Task::Idle,
-            Self::Shmesh | Self::Iceoryx2 => true,
-        }
+    /// The error names those that there are.
+    pub fn of_name(name: &str) -> Result<&'static Self, String> {
+        let found = SYSTEMS.iter().find(|system| system.name == name);
+        found.copied().ok_or_else(|| {
+            let names: Vec<_> = SYSTEMS.iter().map(|system| system.name).collect();
+            format!("there is no {name} here, but {}", names.join(", "))
+        })
     }
 }
 
@@ -64,6 +72,26 @@ pub enum Side<'a> {
     There,
 }
 
+impl Side<'_> {
+    /// Tells the other side something.
+    pub fn tell(&mut self, line: &str) -> Result<()> {
+        match self {
+            Self::Here(other) => other.tell(line)?,
+            Self::There => println!("{line}"),
+        }
+        Ok(())
+    }
+
+    /// The next line that the other side tells.
+    pub fn line(&mut self) -> Result<String> {
+        let line = match self {
+            Self::Here(other) => other.line()?,
+            Self::There => std::io::stdin().lines().next().context("stdin")??,
+        };
+        Ok(line)
+    }
+}
+
 /// Two connected ends in one process: one to send, one to receive.
 pub trait Ends {
     /// Sends a message, waiting for room.
@@ -72,25 +100,16 @@ pub trait Ends {
     fn try_receive(&mut self) -> Result<bool>;
 }
 
-/// Connects the ends and hands them to `visit`.
-pub fn with_ends(setting: &Setting, mut side: Side<'_>, visit: &mut impl Visit) -> Result<Figure> {
-    match setting.system {
-        System::Bare => with(setting, visit, |_| bare::connect(&mut side)),
-        System::Shmesh => with(setting, visit, |setting| shmesh_::connect(setting, &side)),
-        System::Iceoryx2 => with(setting, visit, |setting| iceoryx::connect(setting, &side)),
-        #[cfg(feature = "tachyon")]
-        System::Tachyon => with(setting, visit, |setting| tachyon::connect(setting, &side)),
+/// The same over TCP, where messages may be gathered and are written, numbered and checked.
+pub trait TcpEnds {
+    /// Sends a message that is written by [`crate::tcp::write`], waiting for room; may keep it
+    /// until `flush`.
+    fn send(&mut self, number: u64) -> Result<()>;
+    /// Sends what was kept.
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
     }
-}
-
-fn with<E: Ends>(
-    setting: &Setting,
-    visit: &mut impl Visit,
-    mut connect: impl FnMut(&Setting) -> Result<E>,
-) -> Result<Figure> {
-    let ends = connect(setting)?;
-    visit.visit(ends, |channel| {
-        let setting = setting.clone();
-        connect(&Setting { channel, ..setting })
-    })
+    /// Waits for the next message, at most [`crate::tcp::WAIT`]; its number, as
+    /// [`crate::tcp::read`] says.
+    fn receive(&mut self) -> Result<u64>;
 }

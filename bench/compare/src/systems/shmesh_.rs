@@ -6,17 +6,23 @@ use std::time::Duration;
 use anyhow::Result;
 use shmesh::{Node, Overflow, Publisher, Raw, Subscriber};
 
-use super::{Ends, Side};
+use super::{Ends, Side, System};
 use crate::measure::{Setting, Task};
 
-pub struct Shmesh {
+pub static SYSTEM: System = System {
+    name: "shmesh",
+    can: |task, _| !task.is_tcp(),
+    play: |setting, side, part| part.play(setting, |setting| connect(setting, &side)),
+};
+
+struct Shmesh {
     publisher: Publisher<Raw>,
     subscriber: Subscriber<Raw>,
     size: usize,
     is_written: bool,
 }
 
-pub fn connect(setting: &Setting, side: &Side<'_>) -> Result<Shmesh> {
+fn connect(setting: &Setting, side: &Side<'_>) -> Result<Shmesh> {
     let address = "127.0.0.1:7691";
     let (ours, theirs) = match side {
         Side::Here(_) => ("there", "here"),
@@ -38,12 +44,12 @@ pub fn connect(setting: &Setting, side: &Side<'_>) -> Result<Shmesh> {
     };
     let deadline = Duration::from_secs(10);
     let overflow = match setting.task {
-        Task::Ping | Task::Nth(_) | Task::Idle => Overflow::KeepLast(16),
         Task::Stream if setting.size > 65_536 => Overflow::Block { depth: 8, deadline },
         Task::Stream => Overflow::Block {
             depth: 1024,
             deadline,
         },
+        _ => Overflow::KeepLast(16),
     };
     let topic = |name: &str| format!("{}/{}/{name}", setting.id, setting.channel);
     let mut subscriber = node
