@@ -33,6 +33,7 @@ use crate::link::stream::{FrameReader, FrameWriter, split};
 use crate::link::wire::{self, Kind};
 use crate::membership::{FromCoordinator, FromNode};
 use crate::name::{self, escaped};
+use crate::tls::Tls;
 use crate::topology::Change;
 
 /// A coordinator that listens, and works while [`run`](Self::run) is polled.
@@ -84,6 +85,13 @@ impl Coordinator {
     #[must_use]
     pub fn with_auth_key(mut self, key: AuthKey) -> Self {
         self.door.keeper_mut().credentials.key = Some(key);
+        self
+    }
+
+    /// Talks to nodes inside TLS channels only. Needs the feature `tls`.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Tls) -> Self {
+        self.door.keeper_mut().credentials.tls = Some(tls);
         self
     }
 

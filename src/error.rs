@@ -80,6 +80,19 @@ pub enum Error {
     /// The other side could not prove that it has our key, or we have none and it demands one.
     #[error("the peer is not let in: {0}")]
     Unproven(&'static str),
+    /// TLS that cannot be had, or was refused.
+    #[error("{0}")]
+    Tls(String),
+    /// Only one side uses TLS.
+    #[error(
+        "the peer {} TLS and we {}: give both or neither --tls-cert, --tls-key and --tls-ca",
+        if *.theirs { "uses" } else { "does not use" },
+        if *.theirs { "do not" } else { "do" }
+    )]
+    TlsMismatch {
+        /// True if it is the peer that uses it.
+        theirs: bool,
+    },
     /// A key that cannot be used.
     #[error("cannot use the key: {0}")]
     Key(String),

@@ -36,6 +36,9 @@ mod security;
 pub use link::auth::AuthKey;
 pub use security::{AUTH_KEY_FILE_VARIABLE, AUTH_KEY_VARIABLE, MESH_VARIABLE};
 
+pub mod tls;
+pub use tls::{Tls, TlsFiles};
+
 mod wait;
 
 pub mod topology;

@@ -177,7 +177,9 @@ async fn take_part(
         .map_err(|late| unreachable(late.into()))?
         .map_err(unreachable)?;
     stream.set_nodelay(true).map_err(unreachable)?;
-    let stream = greet(Secured::Plain(stream), config).await?;
+    let secured = Secured::dialled(stream, &config.address, &config.credentials);
+    let secured = timeout(deadline, secured).await;
+    let stream = greet(secured.map_err(|_| Error::Timeout(deadline))??, config).await?;
     let (mut reader, mut writer) = split(stream);
     send(&mut writer, &FromNode::Register(config.info.clone())).await?;
     let mut told: Endpoints = Arc::default();

@@ -23,6 +23,7 @@ use crate::name;
 use crate::publisher::{Outbox, PublisherBuilder};
 use crate::security;
 use crate::subscriber::SubscriberBuilder;
+use crate::tls::Tls;
 use crate::topology::{Endpoint, NodeInfo, Role, TopicType, Topology};
 
 /// Environment variable with the address of the coordinator.
@@ -59,6 +60,7 @@ pub struct NodeBuilder {
     handles_signals: bool,
     mesh: Option<String>,
     key: Option<AuthKey>,
+    tls: Option<Tls>,
     users: Vec<u32>,
     transports: Transports,
     network: NetworkSetup,
@@ -104,6 +106,13 @@ impl NodeBuilder {
     /// `SHMESH_AUTHKEY`, else none.
     pub fn auth_key(mut self, key: AuthKey) -> Self {
         self.key = Some(key);
+        self
+    }
+
+    /// Talks to the coordinator and to nodes of other hosts inside TLS channels only, as they must
+    /// do, too. Needs the feature `tls`.
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -170,7 +179,7 @@ impl NodeBuilder {
         name::check_node(&self.name)?;
         let id = NodeId::random()?;
         let uid = rustix::process::geteuid().as_raw();
-        let credentials = security::credentials(self.mesh, self.key)?;
+        let credentials = security::credentials(self.mesh, self.key, self.tls)?;
         self.users.retain(|allowed| *allowed != uid);
         self.users.push(uid);
         let runtime_dir = self.runtime_dir.unwrap_or_else(|| default_runtime_dir(uid));
@@ -419,6 +428,7 @@ impl Node {
             handles_signals: true,
             mesh: None,
             key: None,
+            tls: None,
             users: Vec::new(),
             transports: Transports::default(),
             network: NetworkSetup::default(),

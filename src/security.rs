@@ -10,6 +10,7 @@ use crate::limits::AUTH_KEY_BYTES_MAX;
 use crate::link::auth::AuthKey;
 use crate::link::handshake::Credentials;
 use crate::name;
+use crate::tls::Tls;
 
 /// Environment variable with the key of the mesh.
 pub const AUTH_KEY_VARIABLE: &str = "SHMESH_AUTHKEY";
@@ -47,6 +48,7 @@ impl AuthKey {
 pub(crate) fn credentials(
     mesh: Option<String>,
     key: Option<AuthKey>,
+    tls: Option<Tls>,
 ) -> Result<Credentials, Error> {
     let mesh = mesh
         .or_else(|| std::env::var(MESH_VARIABLE).ok())
@@ -56,7 +58,7 @@ pub(crate) fn credentials(
         Some(key) => Some(key),
         None => key_of_environment()?,
     };
-    Ok(Credentials { mesh, key })
+    Ok(Credentials { mesh, key, tls })
 }
 
 /// A variable that is set and empty is no key, but a mistake: it fails rather than opens the mesh.

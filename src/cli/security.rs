@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::Failure;
 use crate::security::{AUTH_KEY_FILE_VARIABLE, AUTH_KEY_VARIABLE, MESH_VARIABLE};
-use crate::{AuthKey, Coordinator, NodeBuilder};
+use crate::{AuthKey, Coordinator, NodeBuilder, Tls, TlsFiles};
 
 /// Which mesh, and its key.
 #[derive(Args, Clone, Debug, Default)]
@@ -22,6 +22,22 @@ pub struct SecurityArgs {
     /// The key itself; other users of this computer can see it: better --authkey-file
     #[arg(long, value_name = "KEY", conflicts_with = "authkey_file")]
     pub authkey: Option<String>,
+    /// Certificate of this end as PEM, with those between it and the authority: talk inside TLS
+    /// channels only. Needs a build with `--features tls`
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"])]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of that certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Authority that other ends' certificates are checked against
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_ca: Option<PathBuf>,
+    /// Demand a certificate of those who dial, too
+    #[arg(long, requires = "tls_cert")]
+    pub tls_mutual: bool,
+    /// Name that other ends' certificates must have [default: the host that was dialled]
+    #[arg(long, value_name = "NAME", requires = "tls_cert")]
+    pub tls_server_name: Option<String>,
 }
 
 impl SecurityArgs {
@@ -37,6 +53,43 @@ impl SecurityArgs {
              {AUTH_KEY_VARIABLE}"
         );
         Ok(Some(AuthKey::from_text(key.as_bytes())?))
+    }
+
+    fn tls(&self) -> Result<Option<Tls>, Failure> {
+        let files = (&self.tls_cert, &self.tls_key, &self.tls_ca);
+        let (Some(cert), Some(key), Some(ca)) = files else {
+            return Ok(None);
+        };
+        let files = TlsFiles {
+            cert: cert.clone(),
+            key: key.clone(),
+            ca: ca.clone(),
+            is_mutual: self.tls_mutual,
+            server_name: self.tls_server_name.clone(),
+        };
+        Ok(Some(Tls::from_files(&files)?))
+    }
+
+    /// The TLS options, as they were given.
+    pub(crate) fn tls_args(&self) -> Vec<std::ffi::OsString> {
+        let mut args = Vec::new();
+        let paths = [
+            ("--tls-cert", &self.tls_cert),
+            ("--tls-key", &self.tls_key),
+            ("--tls-ca", &self.tls_ca),
+        ];
+        for (name, path) in paths {
+            if let Some(path) = path {
+                args.extend([name.into(), path.into()]);
+            }
+        }
+        if let Some(name) = &self.tls_server_name {
+            args.extend(["--tls-server-name".into(), name.into()]);
+        }
+        if self.tls_mutual {
+            args.push("--tls-mutual".into());
+        }
+        args
     }
 
     /// Hands them on to a process of ours, by its environment, where others cannot see them.
@@ -64,6 +117,9 @@ impl SecurityArgs {
         if let Some(key) = self.key()? {
             builder = builder.auth_key(key);
         }
+        if let Some(tls) = self.tls()? {
+            builder = builder.tls(tls);
+        }
         Ok(builder)
     }
 
@@ -72,7 +128,8 @@ impl SecurityArgs {
     /// # Errors
     /// A key or a name that cannot be used.
     pub fn secure_coordinator(&self, coordinator: Coordinator) -> Result<Coordinator, Failure> {
-        let credentials = crate::security::credentials(self.mesh.clone(), self.key()?)?;
+        let credentials =
+            crate::security::credentials(self.mesh.clone(), self.key()?, self.tls()?)?;
         Ok(coordinator.with_credentials(credentials))
     }
 }

@@ -228,7 +228,9 @@ async fn dial_at(
     let stream = timeout(limit, TcpStream::connect(address)).await;
     let stream = stream.map_err(|_| Error::Timeout(limit))?.map_err(io)?;
     stream.set_nodelay(true).map_err(io)?;
-    let mut stream = Secured::Plain(stream);
+    let secured = Secured::dialled(stream, address, &links.credentials);
+    let secured = timeout(limit, secured).await;
+    let mut stream = secured.map_err(|_| Error::Timeout(limit))??;
     let ours = Hello::ours(Side::Node, Purpose::NetworkLink, links.ours)?;
     let binding = stream.binding();
     let credentials = &links.credentials;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::auth::Prover;
 use super::handshake::{Credentials, Handshake, Hello, Purpose, Side};
@@ -17,7 +18,7 @@ use crate::endpoint::lock;
 use crate::error::Error;
 use crate::gate::{Arrival, Gate, Ticket};
 use crate::id::NodeId;
-use crate::limits::ACCEPT_PAUSE_MS;
+use crate::limits::{ACCEPT_PAUSE_MS, HANDSHAKE_MS_MAX};
 
 /// Who answers at a door, and whom it lets in.
 #[derive(Clone, Debug)]
@@ -172,7 +173,9 @@ impl Doorkeeper {
             source,
         };
         stream.set_nodelay(true).map_err(io)?;
-        let mut stream = Secured::Plain(stream);
+        let limit = Duration::from_millis(HANDSHAKE_MS_MAX);
+        let accepted = timeout(limit, Secured::accepted(stream, &self.credentials)).await;
+        let mut stream = accepted.map_err(|_| Error::Timeout(limit))??;
         let ours = Hello::ours(self.side, self.purpose, self.id)?;
         let handshake = Handshake::new(
             Prover::Responder,

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::id::{NodeId, random_bytes};
 use crate::limits::MESH_NAME_BYTES_MAX;
 use crate::name::escaped;
+use crate::tls::Tls;
 
 /// Version of the protocol: hellos, frames, link messages and coordinator messages.
 pub const PROTOCOL_VERSION: u16 = 3;
@@ -24,7 +25,7 @@ pub const HELLO_BYTES: usize = 128;
 /// Bytes of a proof or refusal.
 pub const PROOF_BYTES: usize = 64;
 
-const HELLO_MAGIC: [u8; 8] = *b"shmesh\0h";
+pub(crate) const HELLO_MAGIC: [u8; 8] = *b"shmesh\0h";
 const PROOF_MAGIC: [u8; 8] = *b"shmesh\0p";
 const NONCE_BYTES: usize = 32;
 /// What a proof's status byte says.
@@ -72,6 +73,8 @@ pub struct Hello {
     pub side: Side,
     /// True if it demands proof of a key.
     pub is_keyed: bool,
+    /// True if it is said inside a TLS channel, or should be.
+    pub uses_tls: bool,
     /// What it wants the connection for.
     pub purpose: Purpose,
     /// Its id (a coordinator's is its epoch).
@@ -95,6 +98,7 @@ impl Hello {
             version: PROTOCOL_VERSION,
             side,
             is_keyed: false,
+            uses_tls: false,
             purpose,
             id,
             nonce,
@@ -111,10 +115,11 @@ impl Hello {
             Side::Node => 1,
             Side::Coordinator => 2,
         };
-        let fields: [&[u8]; 7] = [
+        let fields: [&[u8]; 8] = [
             &HELLO_MAGIC,
             &self.version.to_le_bytes(),
-            &[side, u8::from(self.is_keyed), self.purpose.code(), 0, 0, 0],
+            &[side, u8::from(self.is_keyed), self.purpose.code()],
+            &[u8::from(self.uses_tls), 0, 0],
             &self.id.0.to_le_bytes(),
             &self.nonce,
             &self.layout.to_le_bytes(),
@@ -144,13 +149,13 @@ impl Hello {
                 theirs: version,
             });
         }
-        let [side, keyed, purpose, ..] = take::<6>(&mut rest)?;
+        let [side, keyed, purpose, tls, ..] = take::<6>(&mut rest)?;
         let side = match side {
             1 => Side::Node,
             2 => Side::Coordinator,
             _ => return Err(Error::Protocol("unknown side")),
         };
-        if keyed > 1 {
+        if keyed > 1 || tls > 1 {
             // Whatever it means, it is not what we have: closed, not open.
             return Err(Error::Protocol("unknown mode of authentication"));
         }
@@ -165,6 +170,7 @@ impl Hello {
             version,
             side,
             is_keyed: keyed == 1,
+            uses_tls: tls == 1,
             purpose,
             id,
             nonce,
@@ -196,6 +202,11 @@ impl Hello {
                 "another kind of peer was expected at this address",
             ));
         }
+        if theirs.uses_tls != self.uses_tls {
+            return Err(Error::TlsMismatch {
+                theirs: theirs.uses_tls,
+            });
+        }
         if theirs.mesh != self.mesh {
             return Err(Error::OtherMesh {
                 ours: self.mesh_name(),
@@ -226,6 +237,8 @@ pub struct Credentials {
     pub mesh: String,
     /// Its key.
     pub key: Option<AuthKey>,
+    /// Certificates, where TLS is used.
+    pub tls: Option<Tls>,
 }
 
 /// What to do next. `send` goes out first, whatever comes then.
@@ -284,6 +297,7 @@ impl Handshake {
         let len = name.len().min(MESH_NAME_BYTES_MAX);
         ours.mesh[..len].copy_from_slice(&name[..len]);
         ours.is_keyed = credentials.key.is_some();
+        ours.uses_tls = credentials.tls.is_some() && ours.purpose != Purpose::HostLink;
         Self {
             ours,
             expected,

@@ -13,10 +13,14 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::auth::BINDING_BYTES;
-use super::handshake::{Handshake, Hello, Next};
+#[cfg(feature = "tls")]
+use super::handshake::HELLO_MAGIC;
+use super::handshake::{Credentials, Handshake, Hello, Next};
 use super::wire::{self, Kind};
 use crate::error::Error;
 use crate::limits::{FRAME_BYTES_MAX, HANDSHAKE_MS_MAX, LEASE_MS};
+#[cfg(feature = "tls")]
+use crate::tls::TlsStream;
 
 /// What carries the words of a handshake.
 pub(crate) trait Words {
@@ -81,19 +85,65 @@ fn read_failed(source: io::Error) -> Error {
 #[derive(Debug)]
 pub(crate) enum Secured {
     Plain(TcpStream),
+    #[cfg(feature = "tls")]
+    Tls(Box<TlsStream>),
 }
 
 impl Secured {
+    /// The side that dialled `address`.
+    pub(crate) async fn dialled(
+        stream: TcpStream,
+        address: &str,
+        credentials: &Credentials,
+    ) -> Result<Self, Error> {
+        match &credentials.tls {
+            None => Ok(Self::Plain(stream)),
+            #[cfg(feature = "tls")]
+            Some(tls) => Ok(Self::Tls(Box::new(tls.connect(stream, address).await?))),
+            #[cfg(not(feature = "tls"))]
+            Some(none) => {
+                let _ = address;
+                match *none {}
+            }
+        }
+    }
+
+    /// The side that was dialled. One that speaks in the clear where TLS is used is heard in the
+    /// clear, and then told so.
+    pub(crate) async fn accepted(
+        stream: TcpStream,
+        credentials: &Credentials,
+    ) -> Result<Self, Error> {
+        match &credentials.tls {
+            None => Ok(Self::Plain(stream)),
+            #[cfg(feature = "tls")]
+            Some(tls) => {
+                let mut first = [0];
+                stream.peek(&mut first).await.map_err(read_failed)?;
+                if first[0] == HELLO_MAGIC[0] {
+                    return Ok(Self::Plain(stream));
+                }
+                Ok(Self::Tls(Box::new(tls.accept(stream).await?)))
+            }
+            #[cfg(not(feature = "tls"))]
+            Some(none) => match *none {},
+        }
+    }
+
     /// What only the two ends of its TLS channel know; zeroes without one.
     pub(crate) fn binding(&self) -> [u8; BINDING_BYTES] {
         match self {
             Self::Plain(_) => [0; BINDING_BYTES],
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => crate::tls::binding(stream),
         }
     }
 
     fn as_stream(self: Pin<&mut Self>) -> Pin<&mut dyn Duplex> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => Pin::new(&mut **stream),
         }
     }
 }

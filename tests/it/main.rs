@@ -20,3 +20,5 @@ mod speedtest;
 mod steady;
 mod support;
 mod tidy;
+#[cfg(feature = "tls")]
+mod tls;

@@ -52,6 +52,7 @@ fn measure(args: &RunArgs, address: &str) -> Result<(), Failure> {
         .args(["recv", "--until-eof", "--coordinator", address]);
     receiver.args(["--topic", &args.common.topic]);
     args.common.security.hand_on(&mut receiver);
+    receiver.args(args.common.security.tls_args());
     let _receiver = Owned(
         receiver
             .stdin(Stdio::piped())

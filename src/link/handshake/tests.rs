@@ -10,6 +10,7 @@ fn credentials(mesh: &str, key: Option<u8>) -> Credentials {
     Credentials {
         mesh: mesh.into(),
         key: key.map(|byte| AuthKey::new(&[byte; 32]).unwrap()),
+        tls: None,
     }
 }
 
@@ -215,7 +216,16 @@ fn modes_sides_and_purposes_fail_closed() {
     let refused =
         |bytes: [u8; HELLO_BYTES]| matches!(responder(&both).receive(&bytes).next, Next::Failed(_));
     assert!(!refused(hello(1).encode()));
-    for (at, value) in [(10, 3), (11, 2), (11, 255), (12, 0), (12, 4), (12, 1)] {
+    for (at, value) in [
+        (10, 3),
+        (11, 2),
+        (11, 255),
+        (12, 0),
+        (12, 4),
+        (12, 1),
+        (13, 1),
+        (13, 2),
+    ] {
         let mut bytes = hello(1).encode();
         bytes[at] = value;
         assert!(refused(bytes), "byte {at} is {value}");

@@ -33,6 +33,8 @@ use crate::endpoint::{Inbox, lock};
 use crate::error::Error;
 use crate::id::NodeId;
 use crate::limits::{DIRECT_WRITE_BYTES_MAX, LINK_QUEUE_FRAMES_MAX, SPIN_LEASE_MS};
+#[cfg(feature = "tls")]
+use crate::tls::Channel;
 
 /// A bell of the link's task, for whoever rings it.
 #[derive(Debug)]
@@ -45,6 +47,9 @@ struct TaskBell {
 pub(crate) struct NetLink {
     peer: NodeId,
     socket: OwnedFd,
+    /// What the socket carries, where it is not the frames themselves.
+    #[cfg(feature = "tls")]
+    channel: Option<Channel>,
     writer: Mutex<Writer>,
     reader: Mutex<Reader>,
     /// For the writer.
@@ -250,6 +255,16 @@ impl NetLink {
             writer.take_news(news);
         }
         let flushed = writer.flush(|slices| self.write(slices), bytes_max);
+        #[cfg(feature = "tls")]
+        let flushed = match (flushed, &self.channel) {
+            // What it has taken, but the socket has not.
+            (Flushed::Idle, Some(channel)) => match channel.flush(&self.socket) {
+                Ok(()) => Flushed::Idle,
+                Err(Errno::AGAIN) => Flushed::Blocked,
+                Err(errno) => writer::failed(errno),
+            },
+            (flushed, _) => flushed,
+        };
         if matches!(flushed, Flushed::Idle | Flushed::Blocked) {
             self.is_left_over.store(false, Ordering::Relaxed);
         }
@@ -260,6 +275,10 @@ impl NetLink {
     }
 
     fn write(&self, slices: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        #[cfg(feature = "tls")]
+        if let Some(channel) = &self.channel {
+            return channel.write(&self.socket, slices);
+        }
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         let none = &mut SendAncillaryBuffer::default();
         rustix::net::sendmsg(&self.socket, slices, none, flags)
@@ -308,6 +327,12 @@ impl NetLink {
             }
             reader.pump(scratch, |slices| self.read(slices))
         });
+        // A channel gives a record at a time: a short read says nothing of the socket.
+        #[cfg(feature = "tls")]
+        let pumped = match pumped {
+            Pumped::Drained(true) if self.channel.is_some() => Pumped::More,
+            other => other,
+        };
         if matches!(pumped, Pumped::Drained(true) | Pumped::More) {
             // Relaxed: a time, to be compared with another some seconds later.
             self.heard_ns.store(monotonic_ns(), Ordering::Relaxed);
@@ -327,6 +352,10 @@ impl NetLink {
     }
 
     fn read(&self, slices: &mut [IoSliceMut<'_>]) -> Result<usize, Errno> {
+        #[cfg(feature = "tls")]
+        if let Some(channel) = &self.channel {
+            return channel.read(&self.socket, slices);
+        }
         rustix::io::readv(&self.socket, slices)
     }
 

@@ -24,6 +24,8 @@ use crate::link::handshake::Hello;
 use crate::link::session::LinkFrame;
 use crate::link::stream::Secured;
 use crate::link::{LinkEvent, LinkHandle};
+#[cfg(feature = "tls")]
+use crate::tls::Channel;
 use crate::wait::{AsyncBell, watched};
 
 /// What the task of a link needs of its node.
@@ -92,6 +94,15 @@ impl Task {
         stream: Secured,
         peer: NodeId,
     ) -> Result<(Arc<NetLink>, Self), Error> {
+        #[cfg(feature = "tls")]
+        let (stream, channel) = match stream {
+            Secured::Plain(stream) => (stream, None),
+            Secured::Tls(stream) => {
+                let (stream, channel) = Channel::of(*stream);
+                (stream, Some(channel))
+            }
+        };
+        #[cfg(not(feature = "tls"))]
         let Secured::Plain(stream) = stream;
         let socket = prepare(stream)?;
         let (parker, room) = (Parker::new(&config.bells)?, Parker::new(&config.bells)?);
@@ -104,6 +115,8 @@ impl Task {
         let link = Arc::new(NetLink {
             peer,
             socket,
+            #[cfg(feature = "tls")]
+            channel,
             writer: Mutex::new(Writer::default()),
             reader: Mutex::new(Reader::new()),
             news: Inbox::new(),

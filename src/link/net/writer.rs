@@ -220,7 +220,7 @@ impl Writer {
     }
 }
 
-fn failed(errno: Errno) -> Flushed {
+pub(super) fn failed(errno: Errno) -> Flushed {
     Flushed::Failed(Error::Io {
         what: "send to the peer",
         source: errno.into(),
