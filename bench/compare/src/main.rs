@@ -34,7 +34,8 @@ each pinned to a core of its own.
 
 `tcp-ping` and `tcp-stream` go over TCP on loopback. Each message is written anew, numbered, and
 checked on arrival; time of a stream ends when the last has arrived. Each process has one core for
-all its threads; it sleeps until a message comes, except `bare-tcp-poll`, which reads in a loop.")]
+all its threads; it sleeps until a message comes, except where a name ends in `-poll`: that reads
+in a loop. shmesh with a key proves it when it connects; ZeroMQ with keys encrypts each message.")]
 struct Args {
     /// Systems to run
     #[arg(long, value_parser = System::of_name, value_delimiter = ',')]
@@ -226,12 +227,12 @@ fn median(system: &System, task: Task, size: usize, all: &[Figure]) -> Value {
 fn print_table(medians: &[Value]) {
     println!("{}", machine());
     println!(
-        "{:<10} {:>9}  {:<13} {:>8} {:>8} {:>9} {:>11} {:>8} {:>6}",
+        "{:<10} {:>9}  {:<16} {:>8} {:>8} {:>9} {:>11} {:>8} {:>6}",
         "task", "bytes", "system", "p50 ns", "p99 ns", "p99.9 ns", "msg/s", "bare ns", "ratio"
     );
     for row in medians {
         println!(
-            "{:<10} {:>9.0}  {:<13} {:>8.0} {:>8.0} {:>9.0} {:>11.0} {:>8.0} {:>6.2}",
+            "{:<10} {:>9.0}  {:<16} {:>8.0} {:>8.0} {:>9.0} {:>11.0} {:>8.0} {:>6.2}",
             row["task"].as_str().unwrap_or_default(),
             number(&row["message_size"]),
             row["system"].as_str().unwrap_or_default(),

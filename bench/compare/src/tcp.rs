@@ -59,7 +59,6 @@ pub fn written(size: usize, number: u64) -> Vec<u8> {
 }
 
 /// An address on loopback that nobody listens on, for systems that do not say which they took.
-#[cfg(feature = "zenoh")]
 pub fn free_address() -> Result<String> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     Ok(listener.local_addr()?.to_string())

@@ -6,6 +6,7 @@ mod bare;
 mod bare_tcp;
 mod iceoryx;
 mod shmesh_;
+mod shmesh_tcp;
 #[cfg(feature = "tachyon")]
 mod tachyon;
 #[cfg(feature = "zenoh")]
@@ -27,7 +28,11 @@ static SYSTEMS: &[&System] = &[
     &tachyon::SYSTEM,
     &bare_tcp::BLOCKING,
     &bare_tcp::POLLED,
-    // shmesh over TCP belongs here, without and with a key; its names begin with `shmesh`.
+    // The first of these is what the others over TCP are compared with.
+    &shmesh_tcp::BLOCKING,
+    &shmesh_tcp::WITH_KEY,
+    &shmesh_tcp::POLLED,
+    &shmesh_tcp::ASYNC,
     #[cfg(feature = "zenoh")]
     &zenoh_::SYSTEM,
     #[cfg(feature = "zeromq")]
