@@ -16,10 +16,11 @@ use shmesh_shm::{Counter, Parker, Received};
 use crate::endpoint::{Overflow, RxChannel, SubscriberEvent, SubscriberShared};
 use crate::error::{Error, RecvError};
 use crate::id::NodeId;
+use crate::link::net::NetLink;
 use crate::message::{InvalidPayload, Payload, Validation};
 use crate::node::{Node, SubscriberSetup};
 use crate::sample::Sample;
-use crate::wait::{AsyncBell, Pace, Rhythm};
+use crate::wait::{AsyncBell, AsyncSocket, Pace, Rhythm};
 
 /// Sets up a [`Subscriber`]; made by [`Node::subscriber`](crate::Node::subscriber).
 #[derive(Debug)]
@@ -80,6 +81,7 @@ impl<P: Payload> SubscriberBuilder<P> {
             is_networked: false,
             parker,
             bell: AsyncBell::default(),
+            watch: None,
             rhythm: Rhythm::default(),
             pace: Pace::default(),
             validation: self.validation,
@@ -118,6 +120,13 @@ pub struct SubscriberStats {
     pub publishers: usize,
 }
 
+/// A network that is watched for its messages, in the runtime that waits for them.
+#[derive(Debug)]
+struct Watch {
+    link: Arc<NetLink>,
+    socket: AsyncSocket,
+}
+
 /// The receiving end of a topic. One thread at a time; samples may go anywhere.
 #[derive(Debug)]
 pub struct Subscriber<P: Payload> {
@@ -130,6 +139,7 @@ pub struct Subscriber<P: Payload> {
     is_networked: bool,
     parker: Parker,
     bell: AsyncBell,
+    watch: Option<Watch>,
     rhythm: Rhythm,
     pace: Pace,
     validation: Validation,
@@ -226,6 +236,7 @@ impl<P: Payload> Subscriber<P> {
         }
         loop {
             // Looks again before sleeping: who publishes after this sees the parked word.
+            self.watch = None;
             self.park();
             let outcome = self
                 .try_recv()
@@ -276,11 +287,53 @@ impl<P: Payload> Subscriber<P> {
                     return Poll::Ready(Ok(sample));
                 }
                 // Looks again before sleeping: who publishes after this sees the parked word.
+                self.watch();
                 self.park();
                 continue;
             }
-            ready!(self.bell.poll_rung(cx, &self.parker)).map_err(RecvError::from)?;
+            ready!(self.poll_woken(cx)).map_err(RecvError::from)?;
             self.parker.end_park();
+        }
+    }
+
+    /// Ready when the bell was rung, or something came from the network that it watches itself.
+    fn poll_woken(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if let Some(watch) = &mut self.watch
+            && let Poll::Ready(is_alive) = watch.socket.poll_ready(cx)
+        {
+            // Awake: what it reads now need not ring for itself.
+            self.parker.end_park();
+            watch.link.pump_woken();
+            if !is_alive {
+                self.watch = None;
+            }
+            return Poll::Ready(Ok(()));
+        }
+        self.bell.poll_rung(cx, &self.parker)
+    }
+
+    /// Watches the network its messages come over, if it is one and nobody else watches it.
+    fn watch(&mut self) {
+        let [channel] = &self.channels[..] else {
+            self.watch = None;
+            return;
+        };
+        let link = channel
+            .link
+            .as_ref()
+            .filter(|link| link.claim_watch(channel.channel));
+        let is_watched = |link: &Arc<NetLink>| {
+            let watch = self.watch.as_ref();
+            watch.is_some_and(|watch| Arc::ptr_eq(&watch.link, link))
+        };
+        match link {
+            Some(link) if is_watched(link) => {}
+            Some(link) => {
+                let link = Arc::clone(link);
+                let socket = link.try_clone_socket().and_then(AsyncSocket::new);
+                self.watch = socket.ok().map(|socket| Watch { link, socket });
+            }
+            None => self.watch = None,
         }
     }
 
@@ -308,7 +361,10 @@ impl<P: Payload> Subscriber<P> {
     }
 
     fn park(&mut self) {
-        self.end_pumping();
+        match &self.watch {
+            Some(watch) => watch.link.end_spin(),
+            None => self.end_pumping(),
+        }
         // The rings of networks are filled by threads of this process. A channel that comes
         // meanwhile wakes whoever sleeps.
         if self.channels.iter().all(|channel| channel.link.is_some()) {

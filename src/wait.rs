@@ -74,6 +74,28 @@ impl AsyncBell {
     }
 }
 
+/// A socket that is watched for something to read, in the tokio runtime that it is polled from.
+#[derive(Debug)]
+pub(crate) struct AsyncSocket(AsyncFd<OwnedFd>);
+
+impl AsyncSocket {
+    /// Registers with the current runtime.
+    pub(crate) fn new(socket: OwnedFd) -> std::io::Result<Self> {
+        watched(socket, Interest::READABLE).map(Self)
+    }
+
+    /// Ready when something came since the last time; false if its runtime is gone.
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        match ready!(self.0.poll_read_ready(cx)) {
+            Ok(mut guard) => {
+                guard.clear_ready();
+                Poll::Ready(true)
+            }
+            Err(_) => Poll::Ready(false),
+        }
+    }
+}
+
 /// Learns from past waits whether the next message is worth spinning for.
 #[derive(Debug, Default)]
 pub(crate) struct Rhythm {

@@ -66,10 +66,21 @@ pub(crate) struct NetLink {
     /// Another second has passed. Said by the driver: a timer of the task's own would be set anew
     /// at each sleep, which costs as much as reading a message does.
     beat: Notify,
-    /// Until when a spinning receiver reads the socket, by the monotonic clock.
+    /// Until when a receiver reads the socket itself, and until when it also writes what is left
+    /// over, because it spins, by the monotonic clock.
     leased_until_ns: AtomicU64,
+    spinning_until_ns: AtomicU64,
+    /// True if the task has left the socket to that receiver, and looks again when its time is
+    /// over.
+    is_yielded: AtomicBool,
+    /// The channel whose subscriber watches the socket itself while it sleeps, and when it last
+    /// went to sleep. One at most: of several, each message would wake all.
+    watcher: AtomicU64,
+    watched_ns: AtomicU64,
     /// The task reads the socket again.
     unleased: Notify,
+    /// When a receiver that spins last tried a full socket.
+    spun_ns: AtomicU64,
     /// When something came from the peer.
     heard_ns: AtomicU64,
     /// True if the socket takes no more, until the kernel says that a good part of it is free: bit
@@ -89,6 +100,10 @@ struct Haste {
     streak: u32,
 }
 
+/// A subscriber that has not gone to sleep for so long watches no more if another one would.
+const WATCH_NS_MAX: u64 = 100_000_000;
+/// How often a receiver that spins tries a full socket: more often, each write is a few bytes.
+const FULL_RETRY_NS: u64 = 20_000;
 /// Most bytes that a publisher writes while it waits for room.
 const RELIEF_BYTES_MAX: usize = 1 << 20;
 /// What a write of a small message takes; more is somebody else's time on this processor.
@@ -233,6 +248,10 @@ impl NetLink {
     fn leave_to_task(&self) -> bool {
         // Relaxed: a hint; the bell is what counts.
         self.is_left_over.store(true, Ordering::Relaxed);
+        if self.is_yielded.load(Ordering::Relaxed) && self.is_spun() {
+            // Woken, the task would wait for the processor of the one that spins, which comes first.
+            return false;
+        }
         self.bell.ring_if_parked()
     }
 
@@ -290,13 +309,59 @@ impl NetLink {
     pub(crate) fn pump_spinning(&self) {
         let now_ns = monotonic_ns();
         let until_ns = now_ns + SPIN_LEASE_MS * 1_000_000;
-        // Relaxed: a hint. The task looks at it when it is woken in vain.
+        // Relaxed: hints. The task looks at them when it is woken in vain.
+        self.leased_until_ns.store(until_ns, Ordering::Relaxed);
+        self.spinning_until_ns.store(until_ns, Ordering::Relaxed);
+        self.try_pump();
+        // The task may be waiting for this very processor, also to hear that a full socket takes
+        // more.
+        let is_full = self.is_full.load(Ordering::Relaxed);
+        if is_full || self.is_left_over.load(Ordering::Relaxed) {
+            let last_ns = self.spun_ns.load(Ordering::Relaxed);
+            if !is_full || now_ns.saturating_sub(last_ns) > FULL_RETRY_NS {
+                self.spun_ns.store(now_ns, Ordering::Relaxed);
+                self.try_flush(RELIEF_BYTES_MAX);
+            }
+        }
+    }
+
+    /// Reads what is there, for a receiver that watches the socket: the task leaves the reading to
+    /// it while messages come often.
+    pub(crate) fn pump_woken(&self) {
+        let until_ns = monotonic_ns() + SPIN_LEASE_MS * 1_000_000;
+        // Relaxed: as above.
         self.leased_until_ns.store(until_ns, Ordering::Relaxed);
         self.try_pump();
-        // The task may be waiting for this very processor.
-        if self.is_left_over.load(Ordering::Relaxed) && !self.is_full.load(Ordering::Relaxed) {
-            self.try_flush(DIRECT_WRITE_BYTES_MAX);
+    }
+
+    /// A receiver that spun goes to sleep: what is left over is the task's again.
+    pub(crate) fn end_spin(&self) {
+        // Relaxed: the notification orders it.
+        if self.spinning_until_ns.load(Ordering::Relaxed) != 0 {
+            self.spinning_until_ns.store(0, Ordering::Relaxed);
+            self.unleased.notify_one();
         }
+    }
+
+    /// A subscriber goes to sleep in a runtime: true if it may watch the socket there, besides its
+    /// bell, and read it as one that spins does. While messages come often they wake it without
+    /// the task between them.
+    pub(crate) fn claim_watch(&self, channel: u64) -> bool {
+        let now_ns = monotonic_ns();
+        // Relaxed, all of it: who watches is a matter of speed alone.
+        let watcher = self.watcher.load(Ordering::Relaxed);
+        let is_idle = now_ns.saturating_sub(self.watched_ns.load(Ordering::Relaxed)) > WATCH_NS_MAX;
+        let is_ours = watcher == channel || watcher == 0 || is_idle;
+        if is_ours {
+            self.watcher.store(channel, Ordering::Relaxed);
+            self.watched_ns.store(now_ns, Ordering::Relaxed);
+        }
+        is_ours
+    }
+
+    /// A second descriptor of the socket, to be watched.
+    pub(crate) fn try_clone_socket(&self) -> std::io::Result<OwnedFd> {
+        self.socket.try_clone()
     }
 
     /// A receiver that has read the socket itself does so no more: the task takes over at once.
@@ -304,6 +369,7 @@ impl NetLink {
         // Relaxed: the notification orders it.
         if self.leased_until_ns.load(Ordering::Relaxed) != 0 {
             self.leased_until_ns.store(0, Ordering::Relaxed);
+            self.spinning_until_ns.store(0, Ordering::Relaxed);
             self.unleased.notify_one();
         }
     }
@@ -357,6 +423,10 @@ impl NetLink {
             return channel.read(&self.socket, slices);
         }
         rustix::io::readv(&self.socket, slices)
+    }
+
+    fn is_spun(&self) -> bool {
+        monotonic_ns() < self.spinning_until_ns.load(Ordering::Relaxed)
     }
 
     fn is_leased(&self) -> bool {

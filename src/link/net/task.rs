@@ -132,7 +132,12 @@ impl Task {
             has_frames: Notify::new(),
             beat: Notify::new(),
             leased_until_ns: AtomicU64::new(0),
+            spinning_until_ns: AtomicU64::new(0),
+            is_yielded: AtomicBool::new(false),
+            watcher: AtomicU64::new(0),
+            watched_ns: AtomicU64::new(0),
             unleased: Notify::new(),
+            spun_ns: AtomicU64::new(0),
             heard_ns: AtomicU64::new(monotonic_ns()),
             haste: Mutex::new(Haste::default()),
         });
@@ -280,7 +285,11 @@ impl Task {
         if self.readable.is_none() && !self.link.is_leased() {
             self.readable = Some(self.watch(Interest::READABLE)?);
         }
+        let is_yielded = self.readable.is_none();
+        self.link.is_yielded.store(is_yielded, Ordering::Relaxed);
         let is_full = self.link.is_full.load(Ordering::Relaxed);
+        // Who spins tries a full socket itself.
+        let is_full = is_full && !(is_yielded && self.link.is_spun());
         if is_full && self.writable.is_none() {
             self.writable = Some(self.watch(Interest::WRITABLE)?);
         }
@@ -324,8 +333,14 @@ impl Task {
                 room.end_park();
             }
             () = link.has_frames.notified() => {}
-            () = tokio::time::sleep(lease), if readable.is_none() => self.has_more = true,
-            () = link.unleased.notified() => self.has_more = true,
+            () = tokio::time::sleep(lease), if is_yielded => {
+                self.has_more = true;
+                self.has_news = true;
+            }
+            () = link.unleased.notified() => {
+                self.has_more = true;
+                self.has_news = true;
+            }
             () = link.beat.notified() => self.on_beat()?,
         }
         Ok(())
