@@ -1,5 +1,9 @@
 //! What the targets do with their input; `cargo test` of the workspace does the same with the
 //! corpora.
 
+pub mod handshake;
 pub mod ring_ops;
 pub mod segment_attach;
+pub mod session_ops;
+pub mod topology_ops;
+pub mod wire_frames;

@@ -4,10 +4,18 @@
 
 use std::path::Path;
 
+#[path = "../../fuzz/src/handshake.rs"]
+mod handshake;
 #[path = "../../fuzz/src/ring_ops.rs"]
 mod ring_ops;
 #[path = "../../fuzz/src/segment_attach.rs"]
 mod segment_attach;
+#[path = "../../fuzz/src/session_ops.rs"]
+mod session_ops;
+#[path = "../../fuzz/src/topology_ops.rs"]
+mod topology_ops;
+#[path = "../../fuzz/src/wire_frames.rs"]
+mod wire_frames;
 
 fn replay(target: &str, run: fn(&[u8])) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -31,4 +39,24 @@ fn any_sequence_of_ring_operations_is_counted_exactly() {
 #[test]
 fn memory_of_any_content_is_opened_or_refused() {
     replay("segment_attach", segment_attach::run);
+}
+
+#[test]
+fn a_stream_is_the_same_items_wherever_it_is_cut() {
+    replay("wire_frames", wire_frames::run);
+}
+
+#[test]
+fn no_key_is_proven_by_words_that_were_touched() {
+    replay("handshake", handshake::run);
+}
+
+#[test]
+fn any_sequence_of_link_frames_is_taken_in_turn_and_in_bounds() {
+    replay("session_ops", session_ops::run);
+}
+
+#[test]
+fn any_sequence_of_changes_is_the_same_mesh_for_all() {
+    replay("topology_ops", topology_ops::run);
 }
