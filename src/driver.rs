@@ -392,8 +392,6 @@ impl<'a> Driver<'a> {
         self.peers.retain(|id, peer| {
             peer.link.is_some() || peer.is_dialling || topology.node(*id).is_some()
         });
-        self.channels
-            .forget_interrupted(|id| topology.node(id).is_some());
         drop(topology);
         for (id, route) in wanted {
             self.dial(id, route);

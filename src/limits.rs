@@ -55,6 +55,8 @@ pub const LINK_FRAMES_WAITING_MAX: usize = 1024;
 /// Frames (not messages) that a peer may say over a network link in a second, beyond which it is
 /// cut off: four for each of its channels, several times over.
 pub const LINK_FRAMES_PER_S_MAX: u32 = 50_000;
+/// The same for frames that say what was taken: of a channel of depth 1, as many as round trips.
+pub const LINK_CREDITS_PER_S_MAX: u32 = 1_000_000;
 /// Most memory for messages of one channel over a network, in bytes.
 pub const SINK_BYTES_MAX: usize = 1 << 30;
 /// Largest message that a publisher's own thread writes into the socket, in bytes; larger ones are

@@ -83,6 +83,7 @@ impl Actor {
         let role = [Prover::Initiator, Prover::Responder][usize::from(idx % 2)];
         let nonce = [idx + 1; 32];
         let hello = Hello {
+            uses_tls: false,
             version: PROTOCOL_VERSION,
             side: identity.side,
             is_keyed: false,
@@ -94,6 +95,7 @@ impl Actor {
         };
         let key = |byte| AuthKey::new(&[byte; 32]).expect("a key");
         let credentials = Credentials {
+            tls: None,
             mesh: identity.mesh.into(),
             key: identity.key.map(key),
         };

@@ -24,6 +24,8 @@ use crate::segment::{PeerSegment, Segment};
 const CHUNK_BYTES_MIN: usize = 128;
 /// Alignment of every chunk in bytes.
 pub const CHUNK_ALIGN: usize = 64;
+/// What the system's allocator aligns to on its own.
+const HEAP_ALIGN: usize = 16;
 /// Largest chunk in bytes.
 pub const CHUNK_BYTES_MAX: usize = 1 << 30;
 /// A segment holds four chunks, but at least this many bytes ...
@@ -73,8 +75,11 @@ unsafe impl Block for PeerSegment {
 
 /// Private memory, for tests and models.
 pub struct HeapBlock {
-    ptr: NonNull<u8>,
+    base: NonNull<u8>,
     layout: Layout,
+    /// First byte at a multiple of [`CHUNK_ALIGN`], and the bytes from there.
+    start: NonNull<u8>,
+    len: usize,
 }
 
 // SAFETY: plain memory without thread affinity.
@@ -85,15 +90,15 @@ unsafe impl Sync for HeapBlock {}
 // SAFETY: allocated zeroed, freed on drop.
 unsafe impl Block for HeapBlock {
     fn ptr(&self) -> NonNull<u8> {
-        self.ptr
+        self.start
     }
     fn len(&self) -> usize {
-        self.layout.size()
+        self.len
     }
 }
 
 impl HeapBlock {
-    /// `bytes` zeroed bytes.
+    /// `bytes` zeroed bytes. Large blocks take memory as they are touched, not before.
     ///
     /// # Errors
     /// [`ShmError::NoSpace`] if there is no memory.
@@ -102,24 +107,36 @@ impl HeapBlock {
             need: bytes as u64,
             free: None,
         };
-        let layout = Layout::from_size_align(bytes.max(1), CHUNK_ALIGN).map_err(|_| no_space())?;
+        // With an alignment beyond the system's own, zeroing is done by writing all of it.
+        let room = bytes.checked_add(CHUNK_ALIGN).ok_or_else(no_space)?;
+        let layout = Layout::from_size_align(room, HEAP_ALIGN).map_err(|_| no_space())?;
         // SAFETY: the size is not zero.
-        let ptr = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).ok_or_else(no_space)?;
-        Ok(Self { ptr, layout })
+        let base =
+            NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).ok_or_else(no_space)?;
+        let ahead = base.as_ptr().align_offset(CHUNK_ALIGN);
+        assert!(ahead <= CHUNK_ALIGN, "invariant: bytes can be aligned");
+        // SAFETY: at most `CHUNK_ALIGN` bytes in, with `bytes` behind them.
+        let start = unsafe { base.add(ahead) };
+        Ok(Self {
+            base,
+            layout,
+            start,
+            len: bytes,
+        })
     }
 }
 
 impl Drop for HeapBlock {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout.
-        unsafe { std::alloc::dealloc(self.ptr.as_ptr(), self.layout) }
+        unsafe { std::alloc::dealloc(self.base.as_ptr(), self.layout) }
     }
 }
 
 impl fmt::Debug for HeapBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HeapBlock")
-            .field("bytes", &self.layout.size())
+            .field("bytes", &self.len)
             .finish()
     }
 }

@@ -21,7 +21,7 @@ pub struct SecurityArgs {
     pub authkey_file: Option<PathBuf>,
     /// The key itself; other users of this computer can see it: better --authkey-file
     #[arg(long, value_name = "KEY", conflicts_with = "authkey_file")]
-    pub authkey: Option<String>,
+    pub authkey: Option<Secret>,
     /// Certificate of this end as PEM, with those between it and the authority: talk inside TLS
     /// channels only. Needs a build with `--features tls`
     #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"])]
@@ -40,6 +40,23 @@ pub struct SecurityArgs {
     pub tls_server_name: Option<String>,
 }
 
+/// A text that is not printed.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl std::str::FromStr for Secret {
+    type Err = std::convert::Infallible;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
 impl SecurityArgs {
     fn key(&self) -> Result<Option<AuthKey>, Failure> {
         if let Some(path) = &self.authkey_file {
@@ -52,7 +69,7 @@ impl SecurityArgs {
             "warning: others can read --authkey in the list of processes; better --authkey-file or \
              {AUTH_KEY_VARIABLE}"
         );
-        Ok(Some(AuthKey::from_text(key.as_bytes())?))
+        Ok(Some(AuthKey::from_text(key.0.as_bytes())?))
     }
 
     fn tls(&self) -> Result<Option<Tls>, Failure> {
@@ -102,7 +119,7 @@ impl SecurityArgs {
         }
         if let Some(key) = &self.authkey {
             command.env_remove(AUTH_KEY_FILE_VARIABLE);
-            command.env(AUTH_KEY_VARIABLE, key);
+            command.env(AUTH_KEY_VARIABLE, &key.0);
         }
     }
 

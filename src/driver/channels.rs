@@ -592,15 +592,16 @@ impl<'a> Channels<'a> {
         if let Some(expected) = incoming.remove_sink(channel) {
             let Origin { node, endpoint, .. } = *incoming.origin;
             let ends = (NodeId(node), endpoint, incoming.subscriber.endpoint.id);
+            if self.interrupted.len() >= CHANNELS_PER_LINK_MAX {
+                // Those that the coordinator knows no more are the least likely to come back.
+                let topology = lock(&self.shared.topology);
+                self.interrupted
+                    .retain(|(node, ..), _| topology.node(*node).is_some());
+            }
             if self.interrupted.len() < CHANNELS_PER_LINK_MAX {
                 self.interrupted.insert(ends, expected);
             }
         }
-    }
-
-    /// Those that will not come back are not waited for.
-    pub(super) fn forget_interrupted(&mut self, is_there: impl Fn(NodeId) -> bool) {
-        self.interrupted.retain(|(node, ..), _| is_there(*node));
     }
 
     /// Our subscriber ended one of its channels.

@@ -64,6 +64,7 @@ fn measure(args: &RunArgs, address: &str) -> Result<(), Failure> {
         .args(speedtest_verb())
         .args(["send", "--until-eof", "--coordinator", address]);
     sender.args(choices(args)).stdin(Stdio::piped());
+    args.common.security.hand_on(&mut sender);
     let mut sender = Owned(sender.spawn()?);
     // Ours until it is through: `wait` would close it first.
     let _stdin = sender.0.stdin.take();
@@ -90,16 +91,21 @@ fn speedtest_verb() -> Option<&'static str> {
         .map(|_| "speedtest")
 }
 
+/// Arguments that the sender gets in another way.
+const OURS: [&str; 3] = ["--coordinator", "--authkey", "--authkey-file"];
+
 /// Our own arguments, as the sender takes them.
 fn choices(args: &RunArgs) -> Vec<String> {
     let skipped = speedtest_verb().map_or(2, |_| 3);
     let mut rest = std::env::args().skip(skipped).peekable();
     let mut passed = Vec::new();
     while let Some(arg) = rest.next() {
-        // The coordinator is ours, whatever was asked.
-        if arg == "--coordinator" {
+        // The coordinator is ours, whatever was asked; keys go where nobody else sees them.
+        let is_ours = |name: &str| arg == name || arg.starts_with(&format!("{name}="));
+        let is_left_out = OURS.into_iter().any(is_ours);
+        if is_left_out && !arg.contains('=') {
             rest.next();
-        } else if !arg.starts_with("--coordinator=") {
+        } else if !is_left_out {
             passed.push(arg);
         }
     }

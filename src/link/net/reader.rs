@@ -19,8 +19,8 @@ use shmesh_shm::{
 use crate::endpoint::{SubscriberEvent, SubscriberShared};
 use crate::error::Error;
 use crate::limits::{
-    CHANNELS_PER_LINK_MAX, FRAME_BYTES_MAX, LINK_FRAMES_PER_S_MAX, LINK_FRAMES_WAITING_MAX,
-    SINK_BYTES_MAX,
+    CHANNELS_PER_LINK_MAX, FRAME_BYTES_MAX, LINK_CREDITS_PER_S_MAX, LINK_FRAMES_PER_S_MAX,
+    LINK_FRAMES_WAITING_MAX, SINK_BYTES_MAX,
 };
 use crate::link::session::{LinkFrame, Path, Session};
 use crate::link::wire::{self, Item, MESSAGE_HEADER_BYTES, MessageHeader};
@@ -62,11 +62,14 @@ impl Sink {
     /// A sink that goes on at `expected` after an earlier link was lost.
     pub(crate) fn new(
         channel: u64,
-        producer: Producer,
+        mut producer: Producer,
         subscriber: Arc<SubscriberShared>,
         bell: Ringer,
         expected: Option<u64>,
     ) -> Self {
+        if let Some(expected) = expected {
+            producer.begin(expected);
+        }
         Self {
             channel,
             producer,
@@ -85,9 +88,18 @@ impl Sink {
         }
     }
 
+    /// Number of the next message; of one that begins it is `sequence`.
+    #[inline]
+    fn expected_from(&mut self, sequence: u64) -> u64 {
+        if self.expected.is_none() {
+            self.producer.begin(sequence);
+        }
+        self.expected.unwrap_or(sequence)
+    }
+
     /// All messages before `sequence` came, or are lost.
     fn pass(&mut self, sequence: u64) {
-        let expected = self.expected.unwrap_or(sequence);
+        let expected = self.expected_from(sequence);
         let lost = sequence.wrapping_sub(expected);
         // Behind what came already: said before it, and heard after it.
         if lost > u64::MAX / 2 {
@@ -103,7 +115,7 @@ impl Sink {
     /// Takes note of a message's number.
     #[inline]
     fn begin(&mut self, header: &MessageHeader) -> Result<(), Error> {
-        let expected = self.expected.unwrap_or(header.sequence);
+        let expected = self.expected_from(header.sequence);
         if header.sequence != expected {
             if header.sequence.wrapping_sub(expected) > u64::MAX / 2 {
                 return Err(Error::Protocol("sequence goes back"));
@@ -285,8 +297,9 @@ pub(super) struct Reader {
     session: Session,
     /// For the driver.
     frames: VecDeque<LinkFrame>,
-    /// Frames since the last tick.
+    /// Frames since the last tick, and those that say what was taken or passed.
     frame_count: u32,
+    credit_count: u32,
     /// For the writer: how much our peer's subscribers took.
     pub(super) credits: Vec<(u64, u64)>,
 }
@@ -302,6 +315,7 @@ impl Reader {
             session: Session::new(Path::Network),
             frames: VecDeque::new(),
             frame_count: 0,
+            credit_count: 0,
             credits: Vec::new(),
         }
     }
@@ -349,6 +363,7 @@ impl Reader {
     /// Another second.
     pub(super) fn tick(&mut self) {
         self.frame_count = 0;
+        self.credit_count = 0;
     }
 
     /// True if a subscriber must take messages before its publisher can send more.
@@ -448,26 +463,30 @@ impl Reader {
 
     fn take_frame_in(&mut self, frame: &wire::Frame<'_>) -> Result<(), Error> {
         let frame = self.session.take(frame, 0)?;
+        let (count, max) = match frame {
+            LinkFrame::Credit { .. } | LinkFrame::Passed { .. } => {
+                (&mut self.credit_count, LINK_CREDITS_PER_S_MAX)
+            }
+            _ => (&mut self.frame_count, LINK_FRAMES_PER_S_MAX),
+        };
+        *count += 1;
+        if *count > max {
+            return Err(Error::Protocol("more frames in a second than any use has"));
+        }
         match frame {
             LinkFrame::Credit { channel, taken } => {
                 self.credits.retain(|(known, _)| *known != channel);
                 if self.credits.len() < CHANNELS_PER_LINK_MAX {
                     self.credits.push((channel, taken));
                 }
-                return Ok(());
             }
             LinkFrame::Passed { channel, sequence } => {
                 if let Some(sink) = self.sink(channel) {
                     sink.pass(sequence);
                 }
-                return Ok(());
             }
             LinkFrame::Heartbeat => {}
             other => self.frames.push_back(other),
-        }
-        self.frame_count += 1;
-        if self.frame_count > LINK_FRAMES_PER_S_MAX {
-            return Err(Error::Protocol("more frames in a second than any use has"));
         }
         Ok(())
     }

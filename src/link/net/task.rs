@@ -55,6 +55,8 @@ pub(crate) async fn serve(config: NetConfig, stream: Secured, peer: Hello, is_di
             return Ok(());
         }
         let error = task.run(&config.events).await;
+        // Subscribers may keep the link until they look: the peer need not wait for that.
+        let _ = rustix::net::shutdown(&link.socket, rustix::net::Shutdown::Both);
         let down = LinkEvent::Down {
             link: handle,
             error,
