@@ -16,6 +16,8 @@ mod network;
 mod processes;
 mod proxy;
 mod role;
+mod security;
+mod security_tools;
 mod speedtest;
 mod steady;
 mod support;
