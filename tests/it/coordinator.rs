@@ -21,11 +21,13 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(port: &str) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_mesh"))
-            .args(["coordinator", "--json", "--port", port])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mesh"));
+        Self::spawn(command.args(["coordinator", "--json", "--port", port]))
+    }
+
+    /// The same, by a command that says where it listens in JSON.
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap())
             .read_line(&mut line)
@@ -36,6 +38,10 @@ impl Server {
             child,
             address: said["listening"].as_str().unwrap().to_owned(),
         }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn kill(mut self) {

@@ -19,10 +19,10 @@ use shmesh_shm::{BellPage, BorrowHalf, Event, RingConfig, Segment};
 use crate::support::{Mesh, PATIENCE, eventually, payload};
 
 /// A link by hand.
-struct Peer(OwnedFd);
+pub(crate) struct Peer(OwnedFd);
 
 impl Peer {
-    fn dial(mesh: &Mesh) -> Self {
+    pub(crate) fn dial(mesh: &Mesh) -> Self {
         let socket = rustix::net::socket_with(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -50,7 +50,7 @@ impl Peer {
         peer
     }
 
-    fn send(&self, packet: &[u8], descriptors: &[BorrowedFd<'_>]) {
+    pub(crate) fn send(&self, packet: &[u8], descriptors: &[BorrowedFd<'_>]) {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() {
@@ -66,7 +66,7 @@ impl Peer {
     }
 
     /// The next packet; `None` when the node hangs up.
-    fn receive(&self) -> Option<Vec<u8>> {
+    pub(crate) fn receive(&self) -> Option<Vec<u8>> {
         let mut packet = vec![0; 65_536];
         match rustix::net::recv(&self.0, &mut packet[..], RecvFlags::empty()) {
             Ok((0, _)) | Err(rustix::io::Errno::CONNRESET) => None,

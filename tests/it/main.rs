@@ -8,16 +8,22 @@
 mod coordinator;
 mod corpora;
 mod faults;
+mod floods;
+mod floods_of_frames;
 mod hostile;
 mod kill_points;
 mod mesh_tool;
 mod messaging;
+mod netns;
 mod network;
 mod processes;
 mod proxy;
 mod role;
+mod security;
+mod security_tools;
 mod speedtest;
 mod steady;
+mod stranger;
 mod support;
 mod tidy;
 #[cfg(feature = "tls")]

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use shmesh::{Node, Overflow, Publisher, Raw, RecvError, Sample, Subscriber, Transports};
+use shmesh::{
+    AuthKey, Node, NodeBuilder, Overflow, Publisher, Raw, RecvError, Sample, Subscriber, Transports,
+};
 
 use crate::support::{PATIENCE, is_intact, payload};
 
@@ -50,11 +52,9 @@ impl Role {
     fn act(&mut self, words: &[&str]) -> Answer {
         let ok = || Ok("ok".to_owned());
         match words {
-            ["node", name, address, dir, way @ ..] => {
-                let mut builder = Node::builder(*name).coordinator(*address).runtime_dir(*dir);
-                if way == ["tcp"] {
-                    builder = builder.transports(Transports::Network);
-                }
+            ["node", name, address, dir, options @ ..] => {
+                let builder = Node::builder(*name).coordinator(*address).runtime_dir(*dir);
+                let builder = options.iter().try_fold(builder, choose)?;
                 self.node = Some(builder.build_blocking()?);
                 ok()
             }
@@ -101,6 +101,10 @@ impl Role {
                 ok()
             }
             ["many", count] => self.many(count.parse()?),
+            ["peers"] => {
+                let node = self.node.as_ref().ok_or("no node")?;
+                Ok(node.peers().len().to_string())
+            }
             ["descriptors"] => Ok(std::fs::read_dir("/proc/self/fd")?.count().to_string()),
             ["quiet", calls, size] => self.quiet(calls.parse()?, size.parse()?),
             ["fill", directory] => fill(directory),
@@ -276,6 +280,21 @@ impl Role {
         }
         Ok("no call".into())
     }
+}
+
+/// Sets what an option of a `node` order says.
+fn choose(builder: NodeBuilder, option: &&str) -> Result<NodeBuilder, Box<dyn std::error::Error>> {
+    let (name, value) = option.split_once('=').unwrap_or((option, ""));
+    Ok(match name {
+        "tcp" => builder.transports(Transports::Network),
+        "shm" => builder.transports(Transports::SharedMemory),
+        "allow" => builder.allow_user(value.parse()?),
+        "key" => builder.auth_key(AuthKey::from_file(value)?),
+        "listen" => builder.listen(value),
+        "advertise" => builder.advertise(value),
+        "patient" => builder.join_timeout(PATIENCE),
+        _ => return Err(format!("unknown option {option}").into()),
+    })
 }
 
 /// The kernel ends this thread at its next system call. (Its strict mode would forbid the clock,

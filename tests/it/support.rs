@@ -16,13 +16,21 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Mesh {
     pub(crate) address: String,
     pub(crate) dir: TempDir,
+    set_up: SetUp,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
+/// What a test wants of its coordinator.
+type SetUp = fn(Coordinator) -> Coordinator;
+
 impl Mesh {
     pub(crate) fn start() -> Self {
-        Self::at("127.0.0.1:0")
+        Self::at("127.0.0.1:0", |coordinator| coordinator)
+    }
+
+    pub(crate) fn start_with(set_up: SetUp) -> Self {
+        Self::at("127.0.0.1:0", set_up)
     }
 
     /// Ends the coordinator and starts another one at its address.
@@ -31,12 +39,12 @@ impl Mesh {
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }
-        let mut again = Self::at(&self.address);
+        let mut again = Self::at(&self.address, self.set_up);
         self.stop = again.stop.take();
         self.thread = again.thread.take();
     }
 
-    fn at(address: &str) -> Self {
+    pub(crate) fn at(address: &str, set_up: SetUp) -> Self {
         let address = address.to_owned();
         let (tell, told) = channel();
         let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -46,7 +54,7 @@ impl Mesh {
                 .build()
                 .unwrap();
             runtime.block_on(async move {
-                let coordinator = Coordinator::bind(&address).await.unwrap();
+                let coordinator = set_up(Coordinator::bind(&address).await.unwrap());
                 tell.send(coordinator.local_addr().unwrap().to_string())
                     .unwrap();
                 coordinator.run(async { drop(stopped.await) }).await;
@@ -56,6 +64,7 @@ impl Mesh {
         Self {
             address,
             dir: TempDir::new(),
+            set_up,
             stop: Some(stop),
             thread: Some(thread),
         }
@@ -83,10 +92,15 @@ impl Mesh {
         self.child_of(&mut Puppet::command(), &format!("node {name}"), "tcp")
     }
 
-    fn child_of(&self, command: &mut Command, node: &str, way: &str) -> Puppet {
+    /// The same, with options (see `role`).
+    pub(crate) fn child_with(&self, name: &str, options: &str) -> Puppet {
+        self.child_of(&mut Puppet::command(), &format!("node {name}"), options)
+    }
+
+    fn child_of(&self, command: &mut Command, node: &str, options: &str) -> Puppet {
         let mut child = Puppet::spawn(command);
         let dir = self.dir.path().display();
-        let order = format!("{node} {} {dir} {way}", self.address);
+        let order = format!("{node} {} {dir} {options}", self.address);
         assert_eq!(child.ask(&order), "ok");
         child
     }
@@ -248,6 +262,12 @@ fn byte(number: u64, idx: usize) -> u8 {
         .wrapping_mul(31)
         .wrapping_add(idx as u64)
         .to_le_bytes()[0]
+}
+
+/// An address of this computer at which nobody listens.
+pub(crate) fn free_address() -> String {
+    let spare = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    spare.local_addr().unwrap().to_string()
 }
 
 /// Polls a condition that no event announces.
