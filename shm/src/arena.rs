@@ -24,8 +24,6 @@ use crate::segment::{PeerSegment, Segment};
 const CHUNK_BYTES_MIN: usize = 128;
 /// Alignment of every chunk in bytes.
 pub const CHUNK_ALIGN: usize = 64;
-/// What the system's allocator aligns to on its own.
-const HEAP_ALIGN: usize = 16;
 /// Largest chunk in bytes.
 pub const CHUNK_BYTES_MAX: usize = 1 << 30;
 /// A segment holds four chunks, but at least this many bytes ...
@@ -73,32 +71,33 @@ unsafe impl Block for PeerSegment {
     }
 }
 
-/// Private memory, for tests and models.
+/// Private memory. Large blocks are mapped: they take memory as they are touched, not before.
 pub struct HeapBlock {
-    base: NonNull<u8>,
+    ptr: NonNull<u8>,
     layout: Layout,
-    /// First byte at a multiple of [`CHUNK_ALIGN`], and the bytes from there.
-    start: NonNull<u8>,
-    len: usize,
+    is_mapped: bool,
 }
+
+/// Blocks from this size on are mapped.
+const MAPPED_BYTES_MIN: usize = 1 << 20;
 
 // SAFETY: plain memory without thread affinity.
 unsafe impl Send for HeapBlock {}
 // SAFETY: access goes through raw pointers under the arena's rules.
 unsafe impl Sync for HeapBlock {}
 
-// SAFETY: allocated zeroed, freed on drop.
+// SAFETY: allocated zeroed or mapped fresh, freed on drop.
 unsafe impl Block for HeapBlock {
     fn ptr(&self) -> NonNull<u8> {
-        self.start
+        self.ptr
     }
     fn len(&self) -> usize {
-        self.len
+        self.layout.size()
     }
 }
 
 impl HeapBlock {
-    /// `bytes` zeroed bytes. Large blocks take memory as they are touched, not before.
+    /// `bytes` zeroed bytes.
     ///
     /// # Errors
     /// [`ShmError::NoSpace`] if there is no memory.
@@ -107,36 +106,48 @@ impl HeapBlock {
             need: bytes as u64,
             free: None,
         };
-        // With an alignment beyond the system's own, zeroing is done by writing all of it.
-        let room = bytes.checked_add(CHUNK_ALIGN).ok_or_else(no_space)?;
-        let layout = Layout::from_size_align(room, HEAP_ALIGN).map_err(|_| no_space())?;
-        // SAFETY: the size is not zero.
-        let base =
-            NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).ok_or_else(no_space)?;
-        let ahead = base.as_ptr().align_offset(CHUNK_ALIGN);
-        assert!(ahead <= CHUNK_ALIGN, "invariant: bytes can be aligned");
-        // SAFETY: at most `CHUNK_ALIGN` bytes in, with `bytes` behind them.
-        let start = unsafe { base.add(ahead) };
+        let layout = Layout::from_size_align(bytes.max(1), CHUNK_ALIGN).map_err(|_| no_space())?;
+        let is_mapped = bytes >= MAPPED_BYTES_MIN && !cfg!(miri);
+        let ptr = if is_mapped {
+            map(bytes).ok_or_else(no_space)?
+        } else {
+            // SAFETY: the size is not zero.
+            NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).ok_or_else(no_space)?
+        };
         Ok(Self {
-            base,
+            ptr,
             layout,
-            start,
-            len: bytes,
+            is_mapped,
         })
     }
 }
 
+/// Fresh pages, which are zeroed, and aligned beyond every chunk's alignment.
+fn map(bytes: usize) -> Option<NonNull<u8>> {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping wherever the kernel puts it; nobody else's memory is touched.
+    let mapped = unsafe { mmap_anonymous(core::ptr::null_mut(), bytes, access, MapFlags::PRIVATE) };
+    NonNull::new(mapped.ok()?.cast())
+}
+
 impl Drop for HeapBlock {
     fn drop(&mut self) {
+        if self.is_mapped {
+            // SAFETY: mapped in `new` with this length, and used no more.
+            let unmapped = unsafe { rustix::mm::munmap(self.ptr.as_ptr().cast(), self.len()) };
+            debug_assert!(unmapped.is_ok());
+            return;
+        }
         // SAFETY: allocated in `new` with this layout.
-        unsafe { std::alloc::dealloc(self.base.as_ptr(), self.layout) }
+        unsafe { std::alloc::dealloc(self.ptr.as_ptr(), self.layout) }
     }
 }
 
 impl fmt::Debug for HeapBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HeapBlock")
-            .field("bytes", &self.len)
+            .field("bytes", &self.layout.size())
             .finish()
     }
 }

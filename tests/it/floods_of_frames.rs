@@ -13,7 +13,9 @@ use shmesh::{Node, NodeId, Raw, Subscriber, Transports};
 use crate::coordinator::Server;
 use crate::floods::{Victim, memory_kb};
 use crate::stranger::{FakePublisher, Stranger, announced, attach, message};
-use crate::support::{Mesh, PATIENCE, TempDir, eventually, free_address, is_intact, payload};
+use crate::support::{
+    Mesh, PATIENCE, TempDir, eventually, free_address, is_intact, number, payload,
+};
 
 fn link_frame(frame: &LinkFrame) -> Vec<u8> {
     encode(Kind::Link, frame).unwrap()
@@ -361,4 +363,58 @@ fn a_message_whose_end_is_missing_never_comes() {
     }
     assert!(listening.subscriber.try_recv().unwrap().is_none());
     assert_eq!(listening.subscriber.stats().lost, 0);
+}
+
+#[test]
+fn a_message_that_is_announced_and_does_not_come_takes_no_memory() {
+    let (mesh, door) = (Mesh::start(), free_address());
+    let mut victim = mesh.child_with("victim", &format!("tcp listen={door}"));
+    assert_eq!(victim.ask("sub t keep 16 4"), "ok");
+    let memory = memory_kb(victim.id());
+    let fakes: Vec<_> = (0..4)
+        .map(|number| {
+            let fake = FakePublisher::join(&mesh.address, number);
+            let (mut link, channel) = fake.link(&door, 0);
+            link.send(&[&announced(channel, 256 << 20)[..], &[0x55; 100]].concat());
+            (fake, link)
+        })
+        .collect();
+    // They are silent from now on.
+    eventually("all links are given up", || {
+        let risen = memory_kb(victim.id()).saturating_sub(memory);
+        assert!(risen < 32 << 10, "{risen} KiB more");
+        number(&victim.ask("drain"), "publishers") == 0
+    });
+    drop(fakes);
+}
+
+#[test]
+fn credits_without_end_end_the_link() {
+    let mut victim = Victim::new();
+    for words in [
+        link_frame(&LinkFrame::Credit {
+            channel: 1,
+            taken: 1,
+        }),
+        link_frame(&LinkFrame::Passed {
+            channel: 1,
+            sequence: 1,
+        }),
+    ] {
+        let stranger = Stranger::link(&victim.door);
+        assert!(stranger.repeat_until_cut_off(&words));
+    }
+    victim.must_be_well();
+}
+
+#[test]
+fn a_link_that_ended_is_closed_though_its_subscriber_does_not_receive() {
+    let mut listening = Listening::new();
+    let fake = FakePublisher::join(&listening.mesh.address, 0);
+    let (mut link, channel) = fake.link(&listening.door, 0);
+    link.send(&numbered(channel, 0, 40));
+    listening.must_get(0, 40);
+    link.send(&numbered(channel, 0, 40));
+    // Nobody calls a method of the subscriber meanwhile.
+    assert_eq!(link.hear(), None);
 }

@@ -189,7 +189,16 @@ impl Pair {
 
 #[test]
 fn a_cable_that_is_cut_costs_what_is_counted() {
-    let Some(mut pair) = Pair::new(true, "keep") else {
+    cut_cable(true);
+}
+
+#[test]
+fn it_is_counted_also_by_who_is_with_the_coordinator() {
+    cut_cable(false);
+}
+
+fn cut_cable(is_sender_near: bool) {
+    let Some(mut pair) = Pair::new(is_sender_near, "keep") else {
         return;
     };
     pair.send(100, 2000);

@@ -373,3 +373,29 @@ fn where_memory_cannot_be_shared_the_network_is_taken() {
     assert_eq!(number(&answer, "received"), 1);
     assert_eq!(number(&answer, "damaged"), 0);
 }
+
+#[test]
+fn a_late_listener_has_lost_nothing_whichever_way() {
+    for transports in [Transports::Auto, Transports::Network] {
+        let mesh = Mesh::start();
+        let node = |name: &str| {
+            let builder = mesh.builder(name).transports(transports);
+            builder.build_blocking().unwrap()
+        };
+        let (one, two) = (node("one"), node("two"));
+        let mut publisher = one.publisher::<Raw>("t").build().unwrap();
+        for number in 0..5 {
+            publisher.publish_bytes(&payload(number, 8)).unwrap();
+        }
+        let mut subscriber = two.subscriber::<Raw>("t").build().unwrap();
+        publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+        publisher.publish_bytes(&payload(5, 8)).unwrap();
+        let sample = subscriber.recv_blocking(PATIENCE).unwrap();
+        assert_eq!(
+            (sample.sequence(), sample.lost_before()),
+            (5, 0),
+            "{transports:?}"
+        );
+        assert_eq!(subscriber.stats().lost, 0);
+    }
+}

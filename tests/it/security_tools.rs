@@ -7,7 +7,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use shmesh::{Error, Node, Raw};
 
 use crate::security::{KEY, key, key_file};
-use crate::support::{PATIENCE, TempDir};
+use crate::speedtest::children;
+use crate::support::{PATIENCE, TempDir, eventually};
 
 const MESH: &str = env!("CARGO_BIN_EXE_mesh");
 const SPEEDTEST: &str = env!("CARGO_BIN_EXE_mesh-speedtest");
@@ -216,4 +217,41 @@ fn the_speed_test_says_that_a_key_is_missing_or_another() {
     assert!(said.contains("--authkey-file"), "{said}");
     let said = send(Some("another key than that of the coordinator"));
     assert!(said.contains("key is another"), "{said}");
+}
+
+#[test]
+fn no_debug_output_of_the_tools_arguments_has_the_key() {
+    let security = shmesh::cli::security::SecurityArgs {
+        authkey: KEY.parse().ok(),
+        ..Default::default()
+    };
+    let text = format!("{security:?}");
+    assert!(!text.contains(KEY), "{text}");
+}
+
+#[test]
+fn the_speed_tests_processes_do_not_show_the_key() {
+    let mut local = Command::new(SPEEDTEST)
+        .args(["local", "--authkey", KEY, "--pattern", "ping"])
+        .args(["--message-size", "64", "--seconds", "600"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = Vec::new();
+    eventually("both ends run", || {
+        let line = |pid: &String| std::fs::read(format!("/proc/{pid}/cmdline")).ok();
+        lines = children(local.id()).iter().filter_map(line).collect();
+        let has = |word: &[u8]| {
+            let is_it = |line: &Vec<u8>| line.split(|byte| *byte == 0).any(|arg| arg == word);
+            lines.iter().any(is_it)
+        };
+        has(b"recv") && has(b"send")
+    });
+    local.kill().unwrap();
+    local.wait().unwrap();
+    for line in lines {
+        let text = String::from_utf8(line).unwrap();
+        assert!(!text.contains(KEY), "{text:?}");
+    }
 }

@@ -107,7 +107,7 @@ fn the_table_goes_to_a_pipe_that_may_close() {
 }
 
 /// The children of a process, whichever thread started them.
-fn children(pid: u32) -> Vec<String> {
+pub(crate) fn children(pid: u32) -> Vec<String> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let children = tasks.filter_map(|task| {
         let path = task.ok()?.path().join("children");

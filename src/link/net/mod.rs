@@ -249,7 +249,7 @@ impl NetLink {
         // Relaxed: a hint; the bell is what counts.
         self.is_left_over.store(true, Ordering::Relaxed);
         if self.is_yielded.load(Ordering::Relaxed) && self.is_spun() {
-            // Woken, the task would wait for the processor of the one that spins, which comes first.
+            // Woken, the task would wait for the processor of the one that spins.
             return false;
         }
         self.bell.ring_if_parked()
