@@ -115,6 +115,9 @@ pub const RECONNECT_MS_MIN: u64 = 50;
 pub const RECONNECT_MS_MAX: u64 = 1_000;
 /// A peer over a network that is to dial us has this long before we dial it, in milliseconds.
 pub const DIAL_TURN_MS: u64 = 1_000;
+/// A coordinator of a lower epoch than one before is refused for so long, in milliseconds, while no
+/// other answers: a computer without a clock of its own may have been started anew.
+pub const STALE_MS_MAX: u64 = 10_000;
 /// A node waits this long for the coordinator when it starts, in milliseconds, unless told.
 pub const JOIN_MS_DEFAULT: u64 = 3_000;
 /// A node that leaves waits this long for what is queued for its peers, in milliseconds.

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::error::Error;
 use crate::id::random_bytes;
+use crate::limits::STALE_MS_MAX;
 use crate::limits::{
     CHANGES_PER_FRAME_MAX, HANDSHAKE_MS_MAX, HEARTBEAT_MS, RECONNECT_MS_MAX, RECONNECT_MS_MIN,
 };
@@ -100,6 +101,31 @@ struct Progress {
     is_joined: bool,
     /// The highest epoch of all its connections; a lower one is of a coordinator that was replaced.
     epoch_max: u64,
+    /// Since when no other coordinator but one of a lower epoch was met.
+    stale_since: Option<Instant>,
+}
+
+impl Progress {
+    /// A coordinator of this epoch lets us in. One that was replaced is refused; but where nobody
+    /// else answers for a while, the clock of its host was set back, and it is the right one.
+    fn welcome(&mut self, epoch: u64, now: Instant) -> Result<(), Error> {
+        let seen = self.epoch_max;
+        if epoch < seen {
+            let since = *self.stale_since.get_or_insert(now);
+            if now - since < Duration::from_millis(STALE_MS_MAX) {
+                return Err(Error::StaleCoordinator { seen, found: epoch });
+            }
+            tracing::warn!(
+                seen,
+                epoch,
+                "a coordinator with an older clock: it is the only one"
+            );
+        }
+        self.stale_since = None;
+        self.epoch_max = epoch;
+        self.is_joined = true;
+        Ok(())
+    }
 }
 
 /// Keeps this node in the mesh until `shutdown`, then leaves. Reconnects for ever.
@@ -230,12 +256,7 @@ async fn take_in(
     let mut news = Vec::with_capacity(3);
     match frame {
         FromCoordinator::Welcome { epoch } => {
-            let seen = progress.epoch_max;
-            if epoch < seen {
-                return Err(Error::StaleCoordinator { seen, found: epoch });
-            }
-            progress.epoch_max = epoch;
-            progress.is_joined = true;
+            progress.welcome(epoch, Instant::now())?;
             news.push(MeshEvent::Joined { epoch });
         }
         // Which coordinator says so is not known yet.
@@ -313,4 +334,27 @@ async fn tell(
 
 async fn send(writer: &mut FrameWriter, word: &FromNode) -> Result<(), Error> {
     writer.write_all(&wire::encode(Kind::FromNode, word)?).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_coordinator_that_was_replaced_is_refused_unless_it_is_the_only_one() {
+        let (mut progress, start) = (Progress::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        progress.welcome(7, at(0)).unwrap();
+        assert!(progress.welcome(6, at(1)).is_err());
+        assert!(progress.welcome(6, at(STALE_MS_MAX)).is_err());
+        // The right one is back: the other starts over.
+        progress.welcome(8, at(STALE_MS_MAX)).unwrap();
+        let refused = progress.welcome(6, at(STALE_MS_MAX + 1));
+        assert!(matches!(
+            refused,
+            Err(Error::StaleCoordinator { seen: 8, found: 6 })
+        ));
+        progress.welcome(6, at(2 * STALE_MS_MAX + 1)).unwrap();
+        assert_eq!(progress.epoch_max, 6);
+    }
 }

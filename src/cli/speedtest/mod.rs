@@ -31,6 +31,9 @@ Examples:
   mesh-speedtest local --pattern paced --rate 200 --message-size 1MB --wait async --json
   mesh-speedtest recv                                    on one terminal, and ...
   mesh-speedtest send                                    ... on another (with `mesh` running)
+  mesh-speedtest local --transport tcp                   the network path, on this computer
+  mesh coordinator --host 0.0.0.0 --authkey-file key     on host a; then, with the same key file,
+  mesh-speedtest recv --coordinator a --authkey-file key on host a, and `send` likewise on host b
 
 Latencies are one-way: of ping, half of a round trip; of paced, from the time each message was due,
 by the clock that the processes of one host share.
@@ -64,6 +67,13 @@ struct CommonArgs {
     coordinator: Option<String>,
     #[command(flatten)]
     security: SecurityArgs,
+    /// Address to listen at for the other host [default: $SHMESH_LISTEN or a free port of the
+    /// address from which the coordinator is reached]
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// Further address under which the other host reaches this one [default: $SHMESH_ADVERTISE]
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Vec<String>,
     /// Core to run on [default: the sender on the first, the receiver on the second]
     #[arg(long)]
     core: Option<usize>,

@@ -25,6 +25,12 @@ pub(super) async fn join(
     if let Some(address) = &common.coordinator {
         builder = builder.coordinator(address);
     }
+    if let Some(address) = &common.listen {
+        builder = builder.listen(address);
+    }
+    for address in &common.advertise {
+        builder = builder.advertise(address);
+    }
     Ok(common.security.secure_node(builder)?.build().await?)
 }
 
