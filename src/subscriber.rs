@@ -5,6 +5,7 @@
 //! take from the same rings, so they may be mixed.
 
 use std::marker::PhantomData;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -87,6 +88,7 @@ impl<P: Payload> SubscriberBuilder<P> {
             validation: self.validation,
             past: Past::default(),
             received: 0,
+            received_at_park: 0,
             carries: PhantomData,
         })
     }
@@ -120,11 +122,33 @@ pub struct SubscriberStats {
     pub publishers: usize,
 }
 
-/// A network that is watched for its messages, in the runtime that waits for them.
+/// A network that is watched for its messages by the one who waits for them.
 #[derive(Debug)]
 struct Watch {
     link: Arc<NetLink>,
-    socket: AsyncSocket,
+    socket: Watched,
+}
+
+/// Where a receiver sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Thread,
+    Runtime,
+}
+
+#[derive(Debug)]
+enum Watched {
+    Thread(OwnedFd),
+    Runtime(AsyncSocket),
+}
+
+impl Watched {
+    const fn place(&self) -> Place {
+        match self {
+            Self::Thread(_) => Place::Thread,
+            Self::Runtime(_) => Place::Runtime,
+        }
+    }
 }
 
 /// The receiving end of a topic. One thread at a time; samples may go anywhere.
@@ -145,6 +169,7 @@ pub struct Subscriber<P: Payload> {
     validation: Validation,
     past: Past,
     received: u64,
+    received_at_park: u64,
     carries: PhantomData<fn() -> P>,
 }
 
@@ -236,7 +261,7 @@ impl<P: Payload> Subscriber<P> {
         }
         loop {
             // Looks again before sleeping: who publishes after this sees the parked word.
-            self.watch = None;
+            self.watch(Place::Thread);
             self.park();
             let outcome = self
                 .try_recv()
@@ -254,6 +279,9 @@ impl<P: Payload> Subscriber<P> {
             }
             let woken = self.parker.wait(Some(left));
             self.parker.end_park();
+            if let Some(watch) = &self.watch {
+                watch.link.pump_woken();
+            }
             woken.map_err(|error| RecvError::Wait(error.into()))?;
         }
     }
@@ -287,7 +315,7 @@ impl<P: Payload> Subscriber<P> {
                     return Poll::Ready(Ok(sample));
                 }
                 // Looks again before sleeping: who publishes after this sees the parked word.
-                self.watch();
+                self.watch(Place::Runtime);
                 self.park();
                 continue;
             }
@@ -298,12 +326,15 @@ impl<P: Payload> Subscriber<P> {
 
     /// Ready when the bell was rung, or something came from the network that it watches itself.
     fn poll_woken(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if let Some(watch) = &mut self.watch
-            && let Poll::Ready(is_alive) = watch.socket.poll_ready(cx)
+        if let Some(Watch {
+            link,
+            socket: Watched::Runtime(socket),
+        }) = &mut self.watch
+            && let Poll::Ready(is_alive) = socket.poll_ready(cx)
         {
             // Awake: what it reads now need not ring for itself.
             self.parker.end_park();
-            watch.link.pump_woken();
+            link.pump_woken();
             if !is_alive {
                 self.watch = None;
             }
@@ -312,29 +343,47 @@ impl<P: Payload> Subscriber<P> {
         self.bell.poll_rung(cx, &self.parker)
     }
 
-    /// Watches the network its messages come over, if it is one and nobody else watches it.
-    fn watch(&mut self) {
-        let [channel] = &self.channels[..] else {
-            self.watch = None;
-            return;
+    /// Watches the network its messages come over, if it is one and nobody else watches it, in the
+    /// place where it is about to sleep.
+    fn watch(&mut self, place: Place) {
+        // Of a stream each wake-up brings many: there the task, which goes on reading, is better.
+        let is_stream = self.received - self.received_at_park >= STREAM_BATCH;
+        self.received_at_park = self.received;
+        let link = match &self.channels[..] {
+            [channel] if !is_stream => channel
+                .link
+                .as_ref()
+                .filter(|link| link.claim_watch(channel.channel)),
+            _ => None,
         };
-        let link = channel
-            .link
-            .as_ref()
-            .filter(|link| link.claim_watch(channel.channel));
-        let is_watched = |link: &Arc<NetLink>| {
-            let watch = self.watch.as_ref();
-            watch.is_some_and(|watch| Arc::ptr_eq(&watch.link, link))
-        };
-        match link {
-            Some(link) if is_watched(link) => {}
-            Some(link) => {
-                let link = Arc::clone(link);
-                let socket = link.try_clone_socket().and_then(AsyncSocket::new);
-                self.watch = socket.ok().map(|socket| Watch { link, socket });
+        let is_watched = match (link, &self.watch) {
+            (Some(link), Some(watch)) => {
+                Arc::ptr_eq(link, &watch.link) && watch.socket.place() == place
             }
-            None => self.watch = None,
+            (link, watch) => link.is_none() && watch.is_none(),
+        };
+        if is_watched {
+            return;
         }
+        let link = link.cloned();
+        if let Some(Watch {
+            socket: Watched::Thread(socket),
+            ..
+        }) = self.watch.take()
+        {
+            self.parker.unwatch(socket.as_fd());
+        }
+        self.watch = link.and_then(|link| {
+            let socket = link.try_clone_socket().ok()?;
+            let socket = match place {
+                Place::Runtime => Watched::Runtime(AsyncSocket::new(socket).ok()?),
+                Place::Thread => {
+                    self.parker.watch(socket.as_fd()).ok()?;
+                    Watched::Thread(socket)
+                }
+            };
+            Some(Watch { link, socket })
+        });
     }
 
     /// Reads what comes over networks: who spins need not wait for the node's thread to do it.
@@ -623,5 +672,7 @@ impl<P: Payload> Drop for Subscriber<P> {
     }
 }
 
+/// Messages between two sleeps that make a stream.
+const STREAM_BATCH: u64 = 4;
 /// How often a spinning receiver looks between two readings of the clock.
 const LOOKS_PER_CLOCK: u32 = 64;

@@ -381,6 +381,26 @@ impl Parker {
         }
     }
 
+    /// Has [`wait`](Self::wait) end also when something comes on `socket`, until
+    /// [`unwatch`](Self::unwatch).
+    ///
+    /// # Errors
+    /// [`ShmError::NoDescriptors`] and the like.
+    pub fn watch(&self, socket: BorrowedFd<'_>) -> Result<(), ShmError> {
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(self.epoll()?, socket, NO_DATA, flags)
+            .map_err(|errno| ShmError::os("watch a socket", errno, 0))
+    }
+
+    /// Takes back [`watch`](Self::watch). To be called before `socket` is closed: where it is
+    /// shared, the kernel would go on watching it.
+    pub fn unwatch(&self, socket: BorrowedFd<'_>) {
+        if let Some(epoll) = self.epoll.get() {
+            // Fails only if it is not watched.
+            let _ = epoll::delete(epoll, socket);
+        }
+    }
+
     /// Watches the event edge-triggered: every write to it is an edge, so it is never read.
     fn epoll(&self) -> Result<&OwnedFd, ShmError> {
         if let Some(epoll) = self.epoll.get() {
