@@ -69,6 +69,9 @@ pub const WRITE_AFTER_BYTES: usize = 64 << 10;
 /// milliseconds without a look.
 pub const SPIN_LEASE_MS: u64 = 5;
 
+/// Most network links of a node: each has two words in its bell page.
+pub const NETWORK_LINKS_MAX: u32 = 512;
+
 /// Most nodes of a mesh.
 pub const NODES_MAX: usize = 65_536;
 /// Largest frame of a coordinator connection or a link in bytes.
@@ -125,7 +128,7 @@ pub const LEAVE_MS_MAX: u64 = 200;
 /// Pause after `accept` failed for want of descriptors, in milliseconds.
 pub const ACCEPT_PAUSE_MS: u64 = 100;
 
-const _: () = assert!(ENDPOINTS_PER_NODE_MAX <= BELL_WORDS_MAX);
+const _: () = assert!(2 * (ENDPOINTS_PER_NODE_MAX + NETWORK_LINKS_MAX) <= BELL_WORDS_MAX);
 // A heartbeat counts like a change.
 const _: () = assert!(NODE_CHANGES_PER_SECOND_MAX as u64 * HEARTBEAT_MS >= 100 * 1_000);
 const _: () = assert!(LEASE_MS >= 3 * HEARTBEAT_MS);

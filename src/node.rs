@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::id::{HostId, NodeId};
 use crate::limits::{
     COORDINATOR_PORT, DEPTH_MAX, ENDPOINTS_PER_NODE_MAX, HELD_MAX, JOIN_MS_DEFAULT,
+    NETWORK_LINKS_MAX,
 };
 use crate::link::auth::AuthKey;
 use crate::message::Payload;
@@ -202,7 +203,7 @@ impl NodeBuilder {
             tracing::warn!(node = info.name, %error, "running without a status page");
         });
         let shared = Arc::new(NodeShared {
-            bells: BellPage::create(2 * ENDPOINTS_PER_NODE_MAX)?,
+            bells: BellPage::create(2 * (ENDPOINTS_PER_NODE_MAX + NETWORK_LINKS_MAX))?,
             status: status.ok(),
             fencing: register_membarrier(),
             transports: self.transports,

@@ -33,7 +33,7 @@ impl<P: Payload> Sample<P> {
     }
 
     /// When it was sent: nanoseconds of `CLOCK_MONOTONIC`, which the processes of one host share.
-    /// `None` if its publisher does not stamp.
+    /// `None` if its publisher does not stamp, or is on another host.
     #[must_use]
     pub fn sent_ns(&self) -> Option<u64> {
         Some(self.view.received().sent_ns()).filter(|sent_ns| *sent_ns != 0)

@@ -1,5 +1,6 @@
 //! The channels of a node: how they are made, over a link or inside the process, and ended.
 
+mod ask;
 mod grant;
 
 use std::collections::{HashMap, HashSet};
@@ -8,10 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use shmesh_shm::ring::ARENA_SEGMENTS_MAX;
-use shmesh_shm::segment::{SEGMENT_BYTES_MAX, bytes_with_rounding};
+use shmesh_shm::segment::SEGMENT_BYTES_MAX;
 use shmesh_shm::{
-    BorrowHalf, Consumer, Event, Fencing, Mode, Origin, PeerBellPage, PeerSegment, Producer,
-    RingHalf, Ringer, Segment,
+    BorrowHalf, Consumer, Fencing, Origin, PeerBellPage, PeerSegment, Producer, Ringer, Segment,
 };
 
 use self::grant::Outgoing;
@@ -23,9 +23,9 @@ use crate::error::Error;
 use crate::id::NodeId;
 use crate::limits::CHANNELS_PER_LINK_MAX;
 use crate::link::LinkHandle;
-use crate::link::host::{Handed, HostLink};
-use crate::link::net::{FeedEvent, NetLink, Sink};
-use crate::link::session::{Attach, LinkFrame};
+use crate::link::host::Handed;
+use crate::link::net::FeedEvent;
+use crate::link::session::LinkFrame;
 use crate::name::escaped;
 use crate::node::NodeShared;
 use crate::topology::{Endpoint, NodeInfo};
@@ -252,84 +252,6 @@ impl<'a> Channels<'a> {
         Ok(true)
     }
 
-    /// Asks the publisher's node for a channel.
-    fn ask(
-        &mut self,
-        subscriber: &Arc<SubscriberShared>,
-        node: &NodeInfo,
-        publisher: &Endpoint,
-    ) -> Result<bool, Error> {
-        let Some(link) = self.links.get(&node.id).map(|link| link.handle.clone()) else {
-            return Ok(false);
-        };
-        let channel = NEXT_CHANNEL.fetch_add(1, Ordering::Relaxed);
-        let ring = subscriber.ring;
-        let deadline = subscriber.overflow.deadline();
-        let attach = Attach {
-            channel,
-            publisher: publisher.id,
-            topic: publisher.topic.clone(),
-            ty: subscriber.endpoint.ty.clone(),
-            depth: ring.depth,
-            held_max: ring.held_max,
-            overwrites: ring.mode == Mode::Overwrite,
-            block_ns: deadline.map(|max| u64::try_from(max.as_nanos()).unwrap_or(u64::MAX)),
-            bell: subscriber.bell_index,
-        };
-        let origin = Arc::new(Origin {
-            node: node.id.0,
-            endpoint: publisher.id,
-            node_name: node.name.clone(),
-        });
-        let attach = LinkFrame::Attach(attach);
-        let half = match &link {
-            LinkHandle::Host(host) => ask_for_memory(host, subscriber, &attach)?,
-            LinkHandle::Net(net) => {
-                let half = self.prepare_sink(net, subscriber, &origin, channel)?;
-                net.send(&attach);
-                half
-            }
-        };
-        let subscriber = Arc::clone(subscriber);
-        let way = Way::Asked { link, half };
-        self.incoming.insert(
-            channel,
-            Incoming {
-                subscriber,
-                origin,
-                way,
-            },
-        );
-        Ok(true)
-    }
-
-    /// The ring that a network link fills for our subscriber; its reading end.
-    fn prepare_sink(
-        &mut self,
-        net: &Arc<NetLink>,
-        subscriber: &Arc<SubscriberShared>,
-        origin: &Arc<Origin>,
-        channel: u64,
-    ) -> Result<Half, Error> {
-        let (page, fencing) = (&self.shared.bells, self.shared.fencing);
-        let ends = (NodeId(origin.node), origin.endpoint, subscriber.endpoint.id);
-        let space = match subscriber.ring.mode {
-            Mode::Keep => Some(net.room_ringer(page, fencing)?),
-            Mode::Overwrite => None,
-        };
-        let event = subscriber.bell.try_clone()?;
-        let bell = Ringer::local(page, subscriber.bell_index, event, fencing)?;
-        let (ring, borrows) = subscriber.ring.halves_on_heap();
-        let producer = Producer::new(ring.clone(), borrows.clone(), subscriber.ring)?;
-        let consumer = Consumer::new(ring, borrows, subscriber.ring, Arc::clone(origin), space)?;
-        let expected = self.interrupted.remove(&ends);
-        let sink = Sink::new(channel, producer, Arc::clone(subscriber), bell, expected);
-        net.add_sink(sink);
-        let mut rx = RxChannel::new(channel, consumer);
-        rx.link = Some(Arc::clone(net));
-        Ok(Half::Ring(Box::new(rx)))
-    }
-
     /// Takes in what a peer said.
     ///
     /// # Errors
@@ -405,80 +327,6 @@ impl<'a> Channels<'a> {
             // Dealt with where they arrive.
             LinkFrame::Credit { .. } | LinkFrame::Passed { .. } | LinkFrame::Heartbeat => {}
         }
-        Ok(())
-    }
-
-    /// A peer sends our subscriber what it asked for, over a network.
-    fn on_feed(
-        &mut self,
-        link: &LinkHandle,
-        net: &Arc<NetLink>,
-        channel: u64,
-        sequence: u64,
-    ) -> Result<(), Error> {
-        let Some(incoming) = self.incoming_over(link, channel) else {
-            return Ok(());
-        };
-        let linked = Way::Linked { link: link.clone() };
-        let Way::Asked {
-            half: Half::Ring(rx),
-            ..
-        } = std::mem::replace(&mut incoming.way, linked)
-        else {
-            return Err(Error::Protocol("channel given twice"));
-        };
-        incoming.subscriber.tell(SubscriberEvent::Add(rx));
-        net.start(channel, sequence);
-        net.send(&LinkFrame::Ready { channel });
-        Ok(())
-    }
-
-    /// A peer gives our subscriber the channel it asked for, as memory.
-    fn on_memory(
-        &mut self,
-        link: &LinkHandle,
-        channel: u64,
-        bell: u32,
-        half: OwnedFd,
-        event: OwnedFd,
-    ) -> Result<(), Error> {
-        // The subscriber may be gone meanwhile; its Detach is on the way.
-        let Some(incoming) = self.incoming_over(link, channel) else {
-            return Ok(());
-        };
-        let linked = Way::Linked { link: link.clone() };
-        let asked = std::mem::replace(&mut incoming.way, linked);
-        let Way::Asked {
-            half: Half::Memory { borrows, segments },
-            ..
-        } = asked
-        else {
-            return Err(Error::Protocol("channel given twice"));
-        };
-        let (subscriber, origin) = (
-            Arc::clone(&incoming.subscriber),
-            Arc::clone(&incoming.origin),
-        );
-        let peer = self.links.get(&link.peer()).ok_or(Error::Closed)?;
-        let page = peer
-            .bells
-            .as_ref()
-            .ok_or(Error::Protocol("attached before bells"))?;
-        let event = Event::from_fd(event)?;
-        let space = match subscriber.overflow.deadline() {
-            Some(_) => Some(Arc::new(Ringer::remote(page, bell, event, peer.fencing)?)),
-            None => None,
-        };
-        let capacity = subscriber.ring.capacity();
-        let bytes = bytes_with_rounding(RingHalf::bytes(capacity));
-        let ring = RingHalf::open(PeerSegment::map(half, bytes)?, capacity)?;
-        let consumer = Consumer::new(ring, borrows, subscriber.ring, origin, space)?;
-        let mut rx = RxChannel::new(channel, consumer);
-        for (number, segment) in segments {
-            rx.add_segment(number, segment);
-        }
-        subscriber.tell(SubscriberEvent::Add(Box::new(rx)));
-        link.send(&LinkFrame::Ready { channel });
         Ok(())
     }
 
@@ -675,23 +523,4 @@ impl Incoming {
             Way::Refused { .. } => {}
         }
     }
-}
-
-/// Asks the publisher's node for memory, and hands over ours.
-fn ask_for_memory(
-    host: &HostLink,
-    subscriber: &SubscriberShared,
-    attach: &LinkFrame,
-) -> Result<Half, Error> {
-    let entry_count = subscriber.ring.entry_count();
-    let bytes = BorrowHalf::bytes(entry_count);
-    let segment = Arc::new(Segment::create("shmesh-borrows", bytes)?);
-    let borrows = BorrowHalf::create_in(&segment, entry_count)?;
-    let event = subscriber.bell.try_clone()?;
-    let handed = vec![Handed::Segment(segment), Handed::Event(event)];
-    host.send(attach, handed);
-    Ok(Half::Memory {
-        borrows,
-        segments: Vec::new(),
-    })
 }

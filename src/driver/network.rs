@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use crate::error::Error;
 use crate::id::NodeId;
-use crate::limits::{ADDRESS_BYTES_MAX, ADDRESSES_PER_NODE_MAX, HANDSHAKE_MS_MAX};
+use crate::limits::{
+    ADDRESS_BYTES_MAX, ADDRESSES_PER_NODE_MAX, HANDSHAKE_MS_MAX, NETWORK_LINKS_MAX,
+};
 use crate::link::auth::Prover;
 use crate::link::door::{Door, Doorkeeper, Guest};
 use crate::link::handshake::{Handshake, Hello, Purpose, Side};
@@ -29,6 +31,8 @@ pub(super) struct NetThread {
     name: String,
     config: NetConfig,
     started: OnceLock<Started>,
+    /// One for each link there may be: strangers must not take what our own endpoints need.
+    places: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -44,12 +48,25 @@ impl NetThread {
             name: format!("shmesh-net-{name:.4}"),
             config,
             started: OnceLock::new(),
+            places: Arc::new(Semaphore::new(NETWORK_LINKS_MAX as usize)),
         })
     }
 
     /// Takes over a connection that is past its handshake.
     fn serve(&self, stream: Secured, peer: Hello, is_dialled: bool) -> Result<(), Error> {
+        let max = u64::from(NETWORK_LINKS_MAX);
+        let full = |_| Error::OutOfBounds {
+            what: "network links of a node",
+            found: max + 1,
+            min: 0,
+            max,
+        };
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(full)?;
         let link = serve(self.config.clone(), stream, peer, is_dialled);
+        let link = async move {
+            link.await;
+            drop(place);
+        };
         if self.started.get().is_none() {
             // Only the driver's thread comes here, so nobody else has started it meanwhile.
             let started = self.start()?;

@@ -6,9 +6,9 @@ use std::net::Shutdown;
 use shmesh::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
 use shmesh::link::handshake::Purpose;
 use shmesh::link::session::{LinkFrame, Path, Session};
-use shmesh::link::wire::{HEADER_BYTES, Kind, MESSAGE_HEADER_BYTES, encode};
+use shmesh::link::wire::{HEADER_BYTES, Kind, MESSAGE_HEADER_BYTES, MessageHeader, encode};
 use shmesh::membership::{FromCoordinator, FromNode};
-use shmesh::{Node, NodeId, Raw, Subscriber, Transports};
+use shmesh::{HostId, Node, NodeId, Raw, Subscriber, Transports};
 
 use crate::coordinator::Server;
 use crate::floods::{Victim, memory_kb};
@@ -82,7 +82,7 @@ fn a_flood_at_the_coordinator_is_refused_with_a_reason() {
     let info = shmesh::topology::NodeInfo {
         id,
         name: "flood".into(),
-        host: shmesh::HostId(1),
+        host: HostId(1),
         uid: 0,
         pid: 0,
         socket: String::new(),
@@ -417,4 +417,23 @@ fn a_link_that_ended_is_closed_though_its_subscriber_does_not_receive() {
     link.send(&numbered(channel, 0, 40));
     // Nobody calls a method of the subscriber meanwhile.
     assert_eq!(link.hear(), None);
+}
+
+#[test]
+fn messages_of_another_host_have_no_age_and_those_of_ours_do() {
+    let ours = HostId::of_this_host().unwrap();
+    for (host, expected) in [(ours, Some(5)), (HostId(1), None)] {
+        let mut listening = Listening::new();
+        let fake = FakePublisher::join_from(host, &listening.mesh.address, 0);
+        let (mut link, channel) = fake.link(&listening.door, 0);
+        let header = MessageHeader {
+            channel,
+            sequence: 0,
+            sent_ns: 5,
+            len: 0,
+        };
+        link.send(&header.encode());
+        let sample = listening.subscriber.recv_blocking(PATIENCE).unwrap();
+        assert_eq!(sample.sent_ns(), expected);
+    }
 }

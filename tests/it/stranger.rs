@@ -168,12 +168,17 @@ pub(crate) struct FakePublisher {
 impl FakePublisher {
     /// Registers a node with so small an id that it is the one to dial.
     pub(crate) fn join(coordinator: &str, number: u128) -> Self {
+        Self::join_from(HostId::of_this_host().unwrap(), coordinator, number)
+    }
+
+    /// The same on another host, as far as it says.
+    pub(crate) fn join_from(host: HostId, coordinator: &str, number: u128) -> Self {
         let id = NodeId(number + 1);
         let mut member = Stranger::join(coordinator, Purpose::Membership, id);
         let info = NodeInfo {
             id,
             name: format!("fake-{number}"),
-            host: HostId::of_this_host().unwrap(),
+            host,
             uid: 0,
             pid: 0,
             socket: String::new(),

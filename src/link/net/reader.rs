@@ -54,6 +54,8 @@ pub(crate) struct Sink {
     refused: u64,
     credited: u64,
     is_touched: bool,
+    /// True if the publisher's clock is that of this host.
+    has_times: bool,
     /// True when the subscriber has the reading end: only then it can be told of memory.
     is_known: bool,
 }
@@ -84,7 +86,21 @@ impl Sink {
             refused: 0,
             credited: 0,
             is_touched: false,
+            has_times: true,
             is_known: false,
+        }
+    }
+
+    /// The publisher is on another host: its clock says nothing here.
+    pub(crate) fn forget_times(&mut self) {
+        self.has_times = false;
+    }
+
+    #[inline]
+    fn head_of(&self, header: &MessageHeader) -> Head {
+        Head {
+            sequence: header.sequence,
+            sent_ns: if self.has_times { header.sent_ns } else { 0 },
         }
     }
 
@@ -507,7 +523,7 @@ impl Reader {
             return Ok(());
         };
         sink.begin(header)?;
-        let head = head_of(header);
+        let head = sink.head_of(header);
         if payload.len() <= INLINE_BYTES {
             return sink.push_inline(head, payload);
         }
@@ -557,7 +573,7 @@ impl Reader {
             return Ok(());
         };
         sink.begin(&header)?;
-        sink.push_chunk(head_of(&header), chunk, header.len)
+        sink.push_chunk(sink.head_of(&header), chunk, header.len)
     }
 
     /// Wakes the subscribers that have news.
@@ -567,13 +583,6 @@ impl Reader {
                 sink.bell.ring_if_parked();
             }
         }
-    }
-}
-
-fn head_of(header: &MessageHeader) -> Head {
-    Head {
-        sequence: header.sequence,
-        sent_ns: header.sent_ns,
     }
 }
 
