@@ -177,8 +177,12 @@ fn two_meshes_of_one_computer_never_see_each_other() {
         assert_eq!(receiver.publisher_count(), 1);
     }
     for (idx, node) in nodes.iter().enumerate() {
-        let known: Vec<NodeId> = node.peers().iter().map(|(_, id)| *id).collect();
-        assert_eq!(known, [nodes[(idx + 2) % 4].id()]);
+        // One may hear of the other after it has got its message.
+        eventually("each knows its own", || {
+            let known: Vec<NodeId> = node.peers().iter().map(|(_, id)| *id).collect();
+            assert!(known.len() < 2, "{known:?}");
+            known == [nodes[(idx + 2) % 4].id()]
+        });
     }
 }
 
