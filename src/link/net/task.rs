@@ -74,6 +74,8 @@ struct Task {
     link: Arc<NetLink>,
     /// Given up while a spinning receiver reads.
     readable: Option<AsyncFd<OwnedFd>>,
+    /// How often it was woken in vain since then, because a receiver reads.
+    leased_wakes: u32,
     /// Made when the socket was full for the first time.
     writable: Option<AsyncFd<OwnedFd>>,
     /// True if something may be there to be written.
@@ -146,6 +148,7 @@ impl Task {
         let task = Self {
             link: Arc::clone(&link),
             readable: None,
+            leased_wakes: 0,
             writable: None,
             has_news: true,
             has_more: false,
@@ -298,6 +301,7 @@ impl Task {
         let Self {
             link,
             readable,
+            leased_wakes,
             writable,
             parker,
             bell,
@@ -311,12 +315,15 @@ impl Task {
             ready = readiness(readable.as_ref(), true) => {
                 // Before the reading: what comes after this makes it ready again.
                 ready?.clear_ready();
-                if link.is_leased() {
+                if !link.is_leased() {
+                    *leased_wakes = 0;
+                    self.has_more = true;
+                } else if *leased_wakes < LEASED_WAKES_MAX {
+                    *leased_wakes += 1;
+                } else {
                     // Somebody else reads; woken for each message, we would only take the
                     // processor away.
                     *readable = None;
-                } else {
-                    self.has_more = true;
                 }
             }
             ready = readiness(writable.as_ref(), is_full) => {
@@ -335,11 +342,13 @@ impl Task {
                 room.end_park();
             }
             () = link.has_frames.notified() => {}
-            () = tokio::time::sleep(lease), if is_yielded => {
+            () = tokio::time::sleep(lease), if is_yielded || *leased_wakes > 0 => {
+                *leased_wakes = 0;
                 self.has_more = true;
                 self.has_news = true;
             }
             () = link.unleased.notified() => {
+                *leased_wakes = 0;
                 self.has_more = true;
                 self.has_news = true;
             }
@@ -393,6 +402,8 @@ impl Task {
     }
 }
 
+/// Wake-ups in vain before the socket is given up: to take it back costs as much as some of them.
+const LEASED_WAKES_MAX: u32 = 16;
 /// Reads in one turn, so that writing has its turn, too.
 const READS_PER_TURN: usize = 16;
 

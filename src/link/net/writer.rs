@@ -289,3 +289,82 @@ fn push(batch: &mut Batch, frame: &LinkFrame) {
         Err(error) => tracing::error!(%error, "frame left out"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writer(frames: &[&[u8]]) -> Writer {
+        let mut writer = Writer::default();
+        let news = frames.iter().map(|frame| FeedEvent::Frame(frame.to_vec()));
+        writer.take_news(news.collect());
+        writer
+    }
+
+    /// Takes at most `step` bytes at once, and says the errors in turn before each.
+    fn flush(writer: &mut Writer, step: usize, errors: &mut Vec<Errno>) -> (Vec<u8>, Flushed) {
+        let mut out = Vec::new();
+        let flushed = writer.flush(
+            |slices| {
+                if let Some(error) = errors.pop() {
+                    return Err(error);
+                }
+                let all: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+                let count = step.min(all.len());
+                out.extend_from_slice(&all[..count]);
+                Ok(count)
+            },
+            usize::MAX,
+        );
+        (out, flushed)
+    }
+
+    #[test]
+    fn interruptions_are_tried_again_and_a_full_socket_goes_on_where_it_was() {
+        for step in 1..10 {
+            let mut writer = writer(&[b"one ", b"two ", b"three"]);
+            let mut errors = vec![Errno::AGAIN, Errno::INTR, Errno::INTR];
+            let (out, flushed) = flush(&mut writer, step, &mut errors);
+            assert!(matches!(flushed, Flushed::Blocked) && out.is_empty());
+            let (out, flushed) = flush(&mut writer, step, &mut errors);
+            assert!(matches!(flushed, Flushed::Idle));
+            assert_eq!(out, b"one two three");
+        }
+    }
+
+    #[test]
+    fn a_socket_that_takes_nothing_or_fails_ends_the_link_at_once() {
+        let (_, flushed) = flush(&mut writer(&[b"x"]), 0, &mut Vec::new());
+        assert!(matches!(flushed, Flushed::Failed(_)));
+        let (_, flushed) = flush(&mut writer(&[b"x"]), 1, &mut vec![Errno::CONNRESET]);
+        assert!(matches!(flushed, Flushed::Failed(_)));
+        let (_, flushed) = flush(&mut writer(&[]), 1, &mut vec![Errno::CONNRESET]);
+        assert!(matches!(flushed, Flushed::Idle), "nothing to write");
+    }
+
+    #[test]
+    fn credit_that_was_not_sent_for_is_not_believed() {
+        let config = shmesh_shm::RingConfig {
+            depth: 2,
+            mode: shmesh_shm::Mode::Keep,
+            held_max: 1,
+            start: 0,
+        };
+        let (ring, borrows) = config.halves_on_heap();
+        let consumer = Consumer::new(ring, borrows, config, Arc::default(), None).unwrap();
+        let mut writer = Writer::default();
+        let feed = Box::new(Feed::new(7, consumer, Some(2)));
+        writer.take_news(vec![FeedEvent::Add(feed)]);
+        for (taken, expected) in [(1, 0), (u64::MAX, 0)] {
+            writer.take_news(vec![FeedEvent::Credit { channel: 7, taken }]);
+            assert_eq!(writer.feeds[0].taken, expected);
+        }
+        writer.feeds[0].sent = 2;
+        for (taken, expected) in [(1, 1), (3, 1), (0, 1), (2, 2)] {
+            writer.take_news(vec![FeedEvent::Credit { channel: 7, taken }]);
+            assert_eq!(writer.feeds[0].taken, expected, "{taken}");
+        }
+        writer.take_news(vec![FeedEvent::Remove { channel: 7 }]);
+        assert!(writer.feeds.is_empty());
+    }
+}
