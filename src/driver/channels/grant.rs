@@ -10,7 +10,9 @@ use shmesh_shm::{
 };
 
 use super::Channels;
-use crate::endpoint::{ChannelKey, LinkWake, Outlet, PublisherShared, TxChannel, Wake, lock};
+use crate::endpoint::{
+    ChannelKey, LinkWake, Outlet, PublisherShared, RxChannel, TxChannel, Wake, lock,
+};
 use crate::error::Error;
 use crate::limits::{CHANNELS_PER_LINK_MAX, SLOTS_PER_LINK_MAX};
 use crate::link::LinkHandle;
@@ -166,7 +168,7 @@ impl Channels<'_> {
         let origin = Arc::clone(&publisher.origin);
         let consumer = Consumer::new(ring, borrows, config, origin, space)?;
         let credit = (config.mode == Mode::Keep).then_some(config.depth);
-        let mut feed = Feed::new(channel, consumer, credit);
+        let mut rx = RxChannel::new(channel, consumer);
         let peer = self.links.get(&link.peer()).ok_or(Error::Closed)?;
         let tx = wish.sending_end(
             &peer.name,
@@ -184,10 +186,10 @@ impl Channels<'_> {
         };
         let introduce = |segments: &[(u32, Arc<Segment>)]| {
             for (number, segment) in segments {
-                feed.add_segment(*number, Arc::clone(segment) as _);
+                rx.add_segment(*number, Arc::clone(segment) as _);
             }
             net.send(&attached);
-            net.tell(FeedEvent::Add(Box::new(feed)));
+            net.tell(FeedEvent::Add(Box::new(Feed::new(rx, credit))));
         };
         let is_added = publisher.add(tx, outlet, introduce);
         self.note_granted(is_added, link, wish, publisher);

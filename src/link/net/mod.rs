@@ -16,7 +16,7 @@ use std::cell::RefCell;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Mutex};
 
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
@@ -29,7 +29,7 @@ use self::writer::Writer;
 pub(crate) use self::writer::{FEED_HELD_MAX, Feed, FeedEvent, Flushed};
 use super::session::LinkFrame;
 use super::wire::{self, Kind};
-use crate::endpoint::{Inbox, lock};
+use crate::endpoint::{Inbox, lock, try_lock};
 use crate::error::Error;
 use crate::id::NodeId;
 use crate::limits::{DIRECT_WRITE_BYTES_MAX, LINK_QUEUE_FRAMES_MAX, SPIN_LEASE_MS};
@@ -201,16 +201,12 @@ impl NetLink {
             return self.leave_to_task();
         }
         let started_ns = monotonic_ns();
-        let is_stream = match self.haste.try_lock() {
-            Ok(mut haste) => haste.is_stream(started_ns),
-            Err(_) => true,
-        };
-        if is_stream {
+        if try_lock(&self.haste).is_none_or(|mut haste| haste.is_stream(started_ns)) {
             return self.leave_to_task();
         }
         let flushed = self.try_flush(DIRECT_WRITE_BYTES_MAX);
         let ended_ns = monotonic_ns();
-        if let Ok(mut haste) = self.haste.try_lock() {
+        if let Some(mut haste) = try_lock(&self.haste) {
             haste.ended_ns = ended_ns;
             haste.took_ns = (ended_ns - started_ns).min(WRITE_NS_MAX);
         }
@@ -257,11 +253,7 @@ impl NetLink {
 
     /// Writes what is there unless somebody else does.
     fn try_flush(&self, bytes_max: usize) -> Option<Flushed> {
-        let mut writer = match self.writer.try_lock() {
-            Ok(writer) => writer,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
+        let mut writer = try_lock(&self.writer)?;
         Some(self.flush(&mut writer, bytes_max))
     }
 
@@ -377,12 +369,9 @@ impl NetLink {
     /// Reads once unless somebody else does. An end of the link is the task's to see: it reads in
     /// its turn.
     fn try_pump(&self) {
-        let mut reader = match self.reader.try_lock() {
-            Ok(reader) => reader,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
-        };
-        self.pump(&mut reader);
+        if let Some(mut reader) = try_lock(&self.reader) {
+            self.pump(&mut reader);
+        }
     }
 
     /// Reads once and passes on what came.

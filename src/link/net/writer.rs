@@ -10,9 +10,10 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use shmesh_shm::{Block, Consumer};
+use shmesh_shm::Block;
 
 use super::batch::Batch;
+use crate::endpoint::RxChannel;
 use crate::error::Error;
 use crate::link::session::LinkFrame;
 use crate::link::wire::{self, Kind};
@@ -64,34 +65,24 @@ impl std::fmt::Debug for FeedEvent {
 /// One channel to a subscriber elsewhere.
 #[derive(Debug)]
 pub(crate) struct Feed {
-    channel: u64,
-    consumer: Consumer,
+    rx: RxChannel,
     /// Most messages beyond those taken, where the subscriber gives credit.
     depth: Option<u64>,
     sent: u64,
     taken: u64,
     /// The next message as far as the subscriber was told; unknown before the first.
     told: Option<u64>,
-    is_closed: bool,
 }
 
 impl Feed {
     /// A feed whose subscriber gives credit for `depth` messages, if it gives any.
-    pub(crate) fn new(channel: u64, consumer: Consumer, depth: Option<u32>) -> Self {
+    pub(crate) fn new(rx: RxChannel, depth: Option<u32>) -> Self {
         Self {
-            channel,
-            consumer,
+            rx,
             depth: depth.map(u64::from),
             sent: 0,
             taken: 0,
             told: None,
-            is_closed: false,
-        }
-    }
-
-    pub(crate) fn add_segment(&mut self, number: u32, block: Arc<dyn Block>) {
-        if let Err(error) = self.consumer.add_segment(number, block) {
-            tracing::warn!(%error, "segment refused");
         }
     }
 
@@ -132,16 +123,20 @@ impl Writer {
                 FeedEvent::Add(feed) => self.feeds.push(*feed),
                 FeedEvent::Frame(frame) => self.frames.push_back(frame),
                 FeedEvent::Close => self.is_closing = true,
-                FeedEvent::Remove { channel } => self.feeds.retain(|f| f.channel != channel),
+                FeedEvent::Remove { channel } => {
+                    self.feeds.retain(|feed| feed.rx.channel != channel)
+                }
                 FeedEvent::Segment {
                     channel,
                     number,
                     block,
-                } => self.with(channel, |feed| feed.add_segment(number, block)),
+                } => self.with(channel, |feed| feed.rx.add_segment(number, block)),
                 FeedEvent::SegmentGone { channel, number } => {
-                    self.with(channel, |feed| feed.consumer.remove_segment(number));
+                    self.with(channel, |feed| feed.rx.consumer.remove_segment(number));
                 }
-                FeedEvent::Closed { channel } => self.with(channel, |feed| feed.is_closed = true),
+                FeedEvent::Closed { channel } => {
+                    self.with(channel, |feed| feed.rx.is_closed = true)
+                }
                 FeedEvent::Credit { channel, taken } => self.with(channel, |feed| {
                     // What was not sent cannot have been taken.
                     if feed.sent.wrapping_sub(taken) <= feed.sent.wrapping_sub(feed.taken) {
@@ -158,7 +153,11 @@ impl Writer {
     }
 
     fn with(&mut self, channel: u64, act: impl FnOnce(&mut Feed)) {
-        if let Some(feed) = self.feeds.iter_mut().find(|feed| feed.channel == channel) {
+        if let Some(feed) = self
+            .feeds
+            .iter_mut()
+            .find(|feed| feed.rx.channel == channel)
+        {
             act(feed);
         }
     }
@@ -231,29 +230,29 @@ pub(super) fn failed(errno: Errno) -> Flushed {
 fn gather_from(feed: &mut Feed, batch: &mut Batch) -> Result<(usize, bool), Error> {
     let mut count = 0;
     // Looked at first: what comes after it is not the last.
-    let is_closed = feed.is_closed;
+    let is_closed = feed.rx.is_closed;
     while count < BURST && batch.has_room() && feed.has_credit() {
         // What waits for room to be held must not be skipped.
-        let taken = if is_closed && !feed.consumer.is_at_held_max() {
-            feed.consumer.next_or_skip()
+        let taken = if is_closed && !feed.rx.consumer.is_at_held_max() {
+            feed.rx.consumer.next_or_skip()
         } else {
-            feed.consumer.try_next()
+            feed.rx.consumer.try_next()
         };
         let message = taken.map_err(|corrupt| Error::Protocol(corrupt.0))?;
         let Some(message) = message else { break };
         if feed.told.is_none() {
-            push(batch, &passed(feed.channel, feed.consumer.first()));
+            push(batch, &passed(feed.rx.channel, feed.rx.consumer.first()));
         }
         feed.told = Some(message.sequence().wrapping_add(1));
         feed.sent += 1;
-        batch.push_message(feed.channel, message);
+        batch.push_message(feed.rx.channel, message);
         count += 1;
     }
     let mut is_over = false;
     if count == 0 && batch.has_room() {
         tell_of_dropped(feed, batch);
-        if is_closed && !feed.consumer.is_ready() {
-            let channel = feed.channel;
+        if is_closed && !feed.rx.consumer.is_ready() {
+            let channel = feed.rx.channel;
             push(batch, &LinkFrame::Closed { channel });
             is_over = true;
         }
@@ -264,17 +263,21 @@ fn gather_from(feed: &mut Feed, batch: &mut Batch) -> Result<(usize, bool), Erro
 /// Messages that had no room show in the numbers of those that follow; if none follow, they are
 /// said.
 fn tell_of_dropped(feed: &mut Feed, batch: &mut Batch) {
-    let dropped = feed.consumer.dropped();
+    let dropped = feed.rx.consumer.dropped();
     // Looked at after the count: what was put in before something was dropped is seen.
-    if dropped == 0 || feed.consumer.is_ready() {
+    if dropped == 0 || feed.rx.consumer.is_ready() {
         return;
     }
-    let next = feed.consumer.first().wrapping_add(feed.consumer.passed());
+    let next = feed
+        .rx
+        .consumer
+        .first()
+        .wrapping_add(feed.rx.consumer.passed());
     if feed.told.is_none() {
-        push(batch, &passed(feed.channel, feed.consumer.first()));
+        push(batch, &passed(feed.rx.channel, feed.rx.consumer.first()));
     }
     if feed.told != Some(next) {
-        push(batch, &passed(feed.channel, next));
+        push(batch, &passed(feed.rx.channel, next));
         feed.told = Some(next);
     }
 }
@@ -351,9 +354,10 @@ mod tests {
             start: 0,
         };
         let (ring, borrows) = config.halves_on_heap();
-        let consumer = Consumer::new(ring, borrows, config, Arc::default(), None).unwrap();
+        let consumer =
+            shmesh_shm::Consumer::new(ring, borrows, config, Arc::default(), None).unwrap();
         let mut writer = Writer::default();
-        let feed = Box::new(Feed::new(7, consumer, Some(2)));
+        let feed = Box::new(Feed::new(RxChannel::new(7, consumer), Some(2)));
         writer.take_news(vec![FeedEvent::Add(feed)]);
         for (taken, expected) in [(1, 0), (u64::MAX, 0)] {
             writer.take_news(vec![FeedEvent::Credit { channel: 7, taken }]);
