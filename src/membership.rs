@@ -8,19 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::id::random_bytes;
-use crate::limits::STALE_MS_MAX;
 use crate::limits::{
-    CHANGES_PER_FRAME_MAX, HANDSHAKE_MS_MAX, HEARTBEAT_MS, RECONNECT_MS_MAX, RECONNECT_MS_MIN,
+    CHANGES_PER_FRAME_MAX, HEARTBEAT_MS, RECONNECT_MS_MAX, RECONNECT_MS_MIN, STALE_MS_MAX,
 };
-use crate::link::auth::Prover;
-use crate::link::handshake::{Credentials, Handshake, Hello, Purpose, Side};
-use crate::link::stream::{FrameWriter, Secured, shake_hands, split};
+use crate::link::handshake::{Credentials, Hello, Purpose, Side};
+use crate::link::stream::{self, FrameWriter, split};
 use crate::link::wire::{self, Kind};
 use crate::topology::{Change, Endpoint, NodeInfo};
 
@@ -193,19 +190,9 @@ async fn take_part(
     events: &mpsc::Sender<MeshEvent>,
     progress: &mut Progress,
 ) -> Result<(), Error> {
-    let unreachable = |source| Error::CoordinatorUnreachable {
-        address: config.address.clone(),
-        source,
-    };
-    let deadline = Duration::from_millis(HANDSHAKE_MS_MAX);
-    let dialled = timeout(deadline, TcpStream::connect(&config.address)).await;
-    let stream = dialled
-        .map_err(|late| unreachable(late.into()))?
-        .map_err(unreachable)?;
-    stream.set_nodelay(true).map_err(unreachable)?;
-    let secured = Secured::dialled(stream, &config.address, &config.credentials);
-    let secured = timeout(deadline, secured).await;
-    let stream = greet(secured.map_err(|_| Error::Timeout(deadline))??, config).await?;
+    let ours = Hello::ours(Side::Node, Purpose::Membership, config.info.id)?;
+    let (address, credentials) = (&config.address, &config.credentials);
+    let (stream, _) = stream::dial(address, ours, Side::Coordinator, credentials).await?;
     let (mut reader, mut writer) = split(stream);
     send(&mut writer, &FromNode::Register(config.info.clone())).await?;
     let mut told: Endpoints = Arc::default();
@@ -230,20 +217,6 @@ async fn take_part(
             _ = heartbeat.tick() => send(&mut writer, &FromNode::Heartbeat).await?,
         }
     }
-}
-
-/// The handshake with the coordinator.
-async fn greet(mut stream: Secured, config: &MembershipConfig) -> Result<Secured, Error> {
-    let ours = Hello::ours(Side::Node, Purpose::Membership, config.info.id)?;
-    let handshake = Handshake::new(
-        Prover::Initiator,
-        ours,
-        Side::Coordinator,
-        &config.credentials,
-        stream.binding(),
-    );
-    shake_hands(&mut stream, handshake).await?;
-    Ok(stream)
 }
 
 /// Passes on what the coordinator said; false if nobody listens any more.

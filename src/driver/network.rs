@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::UdpSocket;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
@@ -15,11 +15,10 @@ use crate::id::NodeId;
 use crate::limits::{
     ADDRESS_BYTES_MAX, ADDRESSES_PER_NODE_MAX, HANDSHAKE_MS_MAX, NETWORK_LINKS_MAX,
 };
-use crate::link::auth::Prover;
 use crate::link::door::{Door, Doorkeeper, Guest};
-use crate::link::handshake::{Handshake, Hello, Purpose, Side};
+use crate::link::handshake::{Hello, Purpose, Side};
 use crate::link::net::task::{NetConfig, serve};
-use crate::link::stream::{Secured, shake_hands};
+use crate::link::stream::{self, Secured};
 use crate::link::{LinkConfig, LinkEvent};
 use crate::name::escaped;
 use crate::node::{ADVERTISE_VARIABLE, LISTEN_VARIABLE, with_default_port};
@@ -239,20 +238,9 @@ async fn dial_at(
     peer: NodeId,
     address: &str,
 ) -> Result<(), Error> {
-    let what = "reach the peer's address";
-    let io = |source| Error::Io { what, source };
-    let limit = Duration::from_millis(HANDSHAKE_MS_MAX);
-    let stream = timeout(limit, TcpStream::connect(address)).await;
-    let stream = stream.map_err(|_| Error::Timeout(limit))?.map_err(io)?;
-    stream.set_nodelay(true).map_err(io)?;
-    let secured = Secured::dialled(stream, address, &links.credentials);
-    let secured = timeout(limit, secured).await;
-    let mut stream = secured.map_err(|_| Error::Timeout(limit))??;
-    let ours = Hello::ours(Side::Node, Purpose::NetworkLink, links.ours)?;
-    let binding = stream.binding();
-    let credentials = &links.credentials;
-    let handshake = Handshake::new(Prover::Initiator, ours, Side::Node, credentials, binding);
-    let hello = shake_hands(&mut stream, handshake).await?;
+    let (purpose, credentials) = (Purpose::NetworkLink, &links.credentials);
+    let ours = Hello::ours(Side::Node, purpose, links.ours)?;
+    let (stream, hello) = stream::dial(address, ours, Side::Node, credentials).await?;
     if hello.id != peer {
         return Err(Error::Protocol("another node answers at this address"));
     }

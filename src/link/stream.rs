@@ -12,10 +12,10 @@ use tokio::io::{
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::auth::BINDING_BYTES;
+use super::auth::{BINDING_BYTES, Prover};
 #[cfg(feature = "tls")]
 use super::handshake::HELLO_MAGIC;
-use super::handshake::{Credentials, Handshake, Hello, Next};
+use super::handshake::{Credentials, Handshake, Hello, Next, Side};
 use super::wire::{self, Kind};
 use crate::error::Error;
 use crate::limits::{FRAME_BYTES_MAX, HANDSHAKE_MS_MAX, LEASE_MS};
@@ -79,6 +79,30 @@ fn write_failed(source: io::Error) -> Error {
 fn read_failed(source: io::Error) -> Error {
     let what = "read from the peer";
     Error::Io { what, source }
+}
+
+/// Dials `address`, `host:port`, says `ours`, and expects a peer of that side there.
+///
+/// # Errors
+/// [`Error::Io`] and [`Error::Timeout`] if nobody answers; what the handshake came to.
+pub(crate) async fn dial(
+    address: &str,
+    ours: Hello,
+    expected: Side,
+    credentials: &Credentials,
+) -> Result<(Secured, Hello), Error> {
+    let what = "reach the peer's address";
+    let io = |source| Error::Io { what, source };
+    let limit = Duration::from_millis(HANDSHAKE_MS_MAX);
+    let stream = timeout(limit, TcpStream::connect(address)).await;
+    let stream = stream.map_err(|_| Error::Timeout(limit))?.map_err(io)?;
+    stream.set_nodelay(true).map_err(io)?;
+    let secured = timeout(limit, Secured::dialled(stream, address, credentials)).await;
+    let mut stream = secured.map_err(|_| Error::Timeout(limit))??;
+    let binding = stream.binding();
+    let handshake = Handshake::new(Prover::Initiator, ours, expected, credentials, binding);
+    let hello = shake_hands(&mut stream, handshake).await?;
+    Ok((stream, hello))
 }
 
 /// A TCP connection, as it is or in a TLS channel.
