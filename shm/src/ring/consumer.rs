@@ -160,10 +160,13 @@ impl Consumer {
         self.chunks_out >= max
     }
 
+    /// Counts afresh: cells also come back without this count, when a pool has none left.
     #[cold]
     fn count_chunks(&mut self) {
+        self.chunks_out = 0;
         for pool in self.segments.iter_mut().flatten() {
-            self.chunks_out -= pool.regain();
+            pool.regain();
+            self.chunks_out += pool.out();
         }
     }
 

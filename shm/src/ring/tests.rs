@@ -269,6 +269,26 @@ fn a_consumer_holds_no_more_than_it_may() {
 }
 
 #[test]
+fn what_was_given_back_long_ago_does_not_count_as_held() {
+    let mut config = config(64, Mode::Keep);
+    // More than the cells that are made at a time, so that cells come back before anybody counts.
+    config.held_max = 40;
+    let mut bench = Bench::new(config);
+    for fill in 0..200 {
+        bench.push(fill).unwrap();
+        bench.next().unwrap();
+    }
+    let mut held = Vec::new();
+    for fill in 0..40 {
+        bench.push(fill).unwrap();
+        held.extend(bench.next());
+    }
+    assert_eq!(held.len(), 40);
+    bench.push(9).unwrap();
+    assert!(bench.next().is_none(), "one more than it may");
+}
+
+#[test]
 fn evicting_takes_the_oldest_unread_chunk_away() {
     let mut bench = Bench::new(config(4, Mode::Overwrite));
     (0..3).for_each(|fill| bench.push(fill).unwrap());
