@@ -15,7 +15,7 @@ use shmesh_shm::{
 use tokio::sync::watch;
 
 use crate::id::NodeId;
-use crate::limits::WRITE_AFTER_BYTES;
+use crate::limits::{WRITE_AFTER_BYTES, WRITE_AFTER_MESSAGES};
 use crate::link::LinkHandle;
 use crate::link::host::HostLink;
 use crate::link::net::{FeedEvent, NetLink};
@@ -168,24 +168,25 @@ pub(crate) enum Wake {
 #[derive(Debug)]
 pub(crate) struct LinkWake {
     link: Arc<NetLink>,
-    /// Bytes since this publisher last wrote itself.
-    bytes: Cell<usize>,
+    /// Messages and bytes since this publisher last wrote itself.
+    unwritten: Cell<(usize, usize)>,
 }
 
 impl LinkWake {
     pub(crate) fn new(link: Arc<NetLink>) -> Self {
-        let bytes = Cell::new(0);
-        Self { link, bytes }
+        let unwritten = Cell::default();
+        Self { link, unwritten }
     }
 
     #[inline]
     fn wake(&self, len: usize) -> bool {
-        let bytes = self.bytes.get() + len + MESSAGE_HEADER_BYTES;
-        if bytes < WRITE_AFTER_BYTES {
-            self.bytes.set(bytes);
+        let (messages, bytes) = self.unwritten.get();
+        let (messages, bytes) = (messages + 1, bytes + len + MESSAGE_HEADER_BYTES);
+        if bytes < WRITE_AFTER_BYTES || messages < WRITE_AFTER_MESSAGES {
+            self.unwritten.set((messages, bytes));
             return self.link.kick(len);
         }
-        self.bytes.set(0);
+        self.unwritten.set((0, 0));
         self.link.write_along(len)
     }
 }

@@ -65,6 +65,9 @@ pub const DIRECT_WRITE_BYTES_MAX: usize = 64 << 10;
 /// A publisher that sends a stream over a network writes itself each time it has sent so many
 /// bytes: they are in its cache then, and the network thread may be waiting for its processor.
 pub const WRITE_AFTER_BYTES: usize = 64 << 10;
+/// And no fewer messages than these: what a write costs beside its bytes is shared by them, which
+/// counts where there are many links.
+pub const WRITE_AFTER_MESSAGES: usize = 4;
 /// A receiver that spins reads its links itself; they are read for it again after so many
 /// milliseconds without a look.
 pub const SPIN_LEASE_MS: u64 = 5;

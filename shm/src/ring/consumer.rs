@@ -137,9 +137,9 @@ impl Consumer {
 
     /// Forgets arena segment `number`; samples that lie in it keep it mapped.
     pub fn remove_segment(&mut self, number: u32) {
-        let segment = self.segments.get_mut(number as usize);
-        if let Some(pool) = segment.and_then(Option::take) {
-            self.chunks_out -= pool.out();
+        if let Some(segment) = self.segments.get_mut(number as usize) {
+            *segment = None;
+            self.count_chunks();
         }
     }
 
@@ -160,14 +160,10 @@ impl Consumer {
         self.chunks_out >= max
     }
 
-    /// Counts afresh: cells also come back without this count, when a pool has none left.
     #[cold]
     fn count_chunks(&mut self) {
-        self.chunks_out = 0;
-        for pool in self.segments.iter_mut().flatten() {
-            pool.regain();
-            self.chunks_out += pool.out();
-        }
+        let segments = self.segments.iter_mut().flatten();
+        self.chunks_out = segments.map(Pool::count).sum();
     }
 
     /// Messages that were overwritten before they were read, as far as the consumer has come.

@@ -149,8 +149,11 @@ pub(super) struct Pool {
     lender: NonNull<Lender>,
     /// Linked by `next`.
     free: *mut Cell,
-    /// Cells that went out and were not yet taken back from the stack.
-    out: usize,
+    /// Cells there are: free, out, or on the stack of those that came back.
+    made: usize,
+    /// False if no cell was out when it was last counted, and none has gone out since: most pools
+    /// of a ring with many segments.
+    is_used: bool,
 }
 
 // SAFETY: a lender is Send and Sync (atomics, and handles that are both); the free cells are the
@@ -179,7 +182,8 @@ impl Pool {
         let mut pool = Self {
             lender: NonNull::from(Box::leak(Box::new(lender))),
             free: null_mut(),
-            out: 0,
+            made: 0,
+            is_used: false,
         };
         pool.grow(cells);
         pool
@@ -203,7 +207,7 @@ impl Pool {
         let next = blank.next;
         let cell = NonNull::from(blank);
         self.free = next;
-        self.out += 1;
+        self.is_used = true;
         // SAFETY: out from now on, and nobody else's.
         unsafe { Received::new(cell) }
     }
@@ -228,10 +232,14 @@ impl Pool {
         );
     }
 
+    /// Takes all cells that came back; they are not looked at one by one. The last one is the
+    /// first to go out again: it is the likeliest to be in the cache.
     #[cold]
     #[inline(never)]
     fn refill(&mut self) {
-        if self.regain() == 0 {
+        // Acquire: pairs with the Release exchange in `Lender::take_back`.
+        self.free = self.returned.swap(null_mut(), Ordering::Acquire);
+        if self.free.is_null() {
             self.grow(CELLS);
         }
     }
@@ -241,40 +249,26 @@ impl Pool {
             let cell = Cell::new(self.lender, self.free);
             self.free = Box::into_raw(Box::new(cell));
         }
+        self.made += count;
     }
 
-    /// Takes the cells that came back, and says how many.
-    pub(super) fn regain(&mut self) -> usize {
-        // Acquire: pairs with the Release exchange in `Lender::take_back`.
-        let mut cell = self.returned.swap(null_mut(), Ordering::Acquire);
-        let mut count = 0;
-        while !cell.is_null() {
-            // SAFETY: on the stack, which was taken: the pool's alone.
-            let next = unsafe { core::mem::replace(&mut (*cell).next, self.free) };
-            self.free = cell;
-            cell = next;
-            count += 1;
-        }
-        self.out -= count;
-        count
-    }
-
-    /// Cells that went out and were not yet taken back.
-    pub(super) fn out(&self) -> usize {
-        self.out
-    }
-
-    /// How many samples are alive.
+    /// How many samples are alive. Walks over all cells that are not, unless the pool is not used.
     pub(super) fn outstanding(&self) -> usize {
-        // Acquire: pairs with the Release exchange in `Lender::take_back`.
-        let mut cell = self.returned.load(Ordering::Acquire);
-        let mut count = 0;
-        while !cell.is_null() {
-            count += 1;
-            // SAFETY: on the stack, which only the pool takes, and that with exclusive access.
-            cell = unsafe { (*cell).next };
+        if !self.is_used {
+            return 0;
         }
-        self.out - count
+        // Acquire: pairs with the Release exchange in `Lender::take_back`.
+        let returned = self.returned.load(Ordering::Acquire);
+        // SAFETY: the free ones are the pool's alone, and so are those on the stack from the one
+        // loaded on: only the pool takes them, and that with exclusive access.
+        self.made - unsafe { count_all(self.free) + count_all(returned) }
+    }
+
+    /// The same, and remembers if there are none.
+    pub(super) fn count(&mut self) -> usize {
+        let count = self.outstanding();
+        self.is_used = count > 0;
+        count
     }
 }
 
@@ -292,12 +286,24 @@ impl Drop for Pool {
         // AcqRel: takes the cells that came back, and shows the others all that was done before.
         let returned = self.returned.swap(closed(), Ordering::AcqRel);
         // SAFETY: both lists are the pool's alone now.
-        self.out -= unsafe { free_all(returned) };
-        // SAFETY: as above.
-        unsafe { free_all(self.free) };
+        let out = self.made - unsafe { free_all(returned) + free_all(self.free) };
         // SAFETY: the number of cells out.
-        unsafe { Lender::count_orphans(self.lender, self.out as u64) };
+        unsafe { Lender::count_orphans(self.lender, out as u64) };
     }
+}
+
+/// The length of a list of cells.
+///
+/// # Safety
+/// None of them leaves the list, or changes its `next`, meanwhile.
+unsafe fn count_all(mut first: *mut Cell) -> usize {
+    let mut count = 0;
+    while !first.is_null() {
+        // SAFETY: as promised.
+        first = unsafe { (*first).next };
+        count += 1;
+    }
+    count
 }
 
 /// Frees a list of cells, and says how many they were.

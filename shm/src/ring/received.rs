@@ -20,11 +20,9 @@ unsafe impl Send for Received {}
 // SAFETY: as above; a shared sample only reads.
 unsafe impl Sync for Received {}
 
-/// What is known of a message.
+/// What is known of a message: one cache line, and the payload behind it if it is short.
 #[repr(C, align(64))]
 pub(super) struct Cell {
-    /// Payload of a message that travelled in its slot.
-    words: [u64; INLINE_WORDS],
     /// Where the payload is in the lender's memory, if it is there.
     start: Option<NonNull<u8>>,
     len: u32,
@@ -36,14 +34,17 @@ pub(super) struct Cell {
     lender: NonNull<Lender>,
     /// While the cell is on a list.
     pub(super) next: *mut Self,
+    /// Payload of a message that travelled in its slot.
+    words: [u64; INLINE_WORDS],
 }
+
+const _: () = assert!(core::mem::offset_of!(Cell, words) == 64);
 
 const NO_ENTRY: u32 = u32::MAX;
 
 impl Cell {
     pub(super) fn new(lender: NonNull<Lender>, next: *mut Self) -> Self {
         Self {
-            words: [0; INLINE_WORDS],
             start: None,
             len: 0,
             entry: NO_ENTRY,
@@ -55,6 +56,7 @@ impl Cell {
             lost: 0,
             lender,
             next,
+            words: [0; INLINE_WORDS],
         }
     }
 

@@ -10,7 +10,7 @@ use shmesh_shm::Received;
 use crate::link::wire::MessageHeader;
 
 /// Bytes that are gathered for one write, if there are so many.
-pub(super) const BATCH_BYTES: usize = 128 << 10;
+pub(super) const BATCH_BYTES: usize = 256 << 10;
 /// Slices of one write: Linux takes 1,024.
 pub(super) const SLICES_MAX: usize = 1024;
 

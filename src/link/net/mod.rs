@@ -195,6 +195,10 @@ impl NetLink {
     pub(crate) fn kick(&self, len: usize) -> bool {
         // Awake, it looks again before it sleeps; and it waits for a full socket.
         if !self.bell.is_wanted() || self.is_full.load(Ordering::Relaxed) {
+            // Unless it sleeps without a look at the socket, because a receiver spins.
+            if self.is_yielded.load(Ordering::Relaxed) {
+                self.is_left_over.store(true, Ordering::Release);
+            }
             return false;
         }
         if len > DIRECT_WRITE_BYTES_MAX {
@@ -242,8 +246,8 @@ impl NetLink {
     }
 
     fn leave_to_task(&self) -> bool {
-        // Relaxed: a hint; the bell is what counts.
-        self.is_left_over.store(true, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `flush`, which sees what was left.
+        self.is_left_over.store(true, Ordering::Release);
         if self.is_yielded.load(Ordering::Relaxed) && self.is_spun() {
             // Woken, the task would wait for the processor of the one that spins.
             return false;
@@ -265,6 +269,11 @@ impl NetLink {
             self.frames_waiting.fetch_sub(count, Ordering::Relaxed);
             writer.take_news(news);
         }
+        if self.is_left_over.load(Ordering::Relaxed) {
+            // Before it is gathered, so that it stays said of what comes meanwhile. Acquire: pairs
+            // with the Release stores of those who leave something.
+            self.is_left_over.swap(false, Ordering::Acquire);
+        }
         let flushed = writer.flush(|slices| self.write(slices), bytes_max);
         #[cfg(feature = "tls")]
         let flushed = match (flushed, &self.channel) {
@@ -276,8 +285,8 @@ impl NetLink {
             },
             (flushed, _) => flushed,
         };
-        if matches!(flushed, Flushed::Idle | Flushed::Blocked) {
-            self.is_left_over.store(false, Ordering::Relaxed);
+        if matches!(flushed, Flushed::Enough) {
+            self.is_left_over.store(true, Ordering::Release);
         }
         // Relaxed: under the lock; those who read it without do so for a hint.
         let is_full = matches!(flushed, Flushed::Blocked);

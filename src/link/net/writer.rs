@@ -162,21 +162,28 @@ impl Writer {
         }
     }
 
-    /// Writes until all is out, the socket is full, or about `bytes_max` were written.
+    /// Writes until what was there is out, the socket is full, or about `bytes_max` were written.
+    /// Does not look again once a batch that held all there was is out: that would fetch a cache
+    /// line of each feed in vain, and who left something meanwhile found the writer taken, and
+    /// told the task.
     pub(super) fn flush(
         &mut self,
         mut write: impl FnMut(&[IoSlice<'_>]) -> Result<usize, Errno>,
         bytes_max: usize,
     ) -> Flushed {
-        let mut count = 0;
+        let (mut count, mut is_all) = (0, false);
         while count < bytes_max {
             if self.batch.is_empty() {
+                if is_all {
+                    return Flushed::Idle;
+                }
                 if let Err(error) = self.gather() {
                     return Flushed::Failed(error);
                 }
                 if self.batch.is_empty() {
                     return Flushed::Idle;
                 }
+                is_all = self.batch.has_room();
             }
             match write(&self.batch.slices()) {
                 Ok(0) => return failed(Errno::PIPE),
