@@ -30,6 +30,7 @@ pub use layout::{BorrowHalf, INLINE_BYTES, RingHalf, layout_hash};
 pub mod ring;
 pub use ring::{
     ChunkRef, Consumer, Corrupt, Head, Mode, Origin, Producer, PushError, Received, RingConfig,
+    Swept,
 };
 
 pub mod arena;

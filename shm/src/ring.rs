@@ -29,7 +29,7 @@ mod received;
 pub use consumer::{ARENA_SEGMENTS_MAX, Consumer};
 use core::fmt;
 pub use lender::Origin;
-pub use producer::{Producer, PushError};
+pub use producer::{Producer, PushError, Swept};
 pub use received::Received;
 
 use crate::layout::{BorrowHalf, INLINE_BYTES, RingHalf};

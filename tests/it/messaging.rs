@@ -166,6 +166,41 @@ fn sizes_at_every_edge_arrive_whole() {
 }
 
 #[test]
+fn an_arena_that_is_just_full_grows_once_and_no_more() {
+    let mesh = Mesh::start();
+    let node = mesh.node("n");
+    let messages = node.subscriber::<Raw>("t").max_held(1100);
+    let mut messages = messages.build().unwrap();
+    let mut publisher = node.publisher::<Raw>("t").build().unwrap();
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    let mut exchange = |count: usize| -> Vec<_> {
+        let bytes = [7; 1000];
+        let exchanged = (0..count).map(|_| {
+            publisher.publish_bytes(&bytes).unwrap();
+            let sample = messages.recv_blocking(PATIENCE).unwrap();
+            (sample, publisher.stats().arena_bytes)
+        });
+        exchanged.collect()
+    };
+    // All of the first segment but a few chunks.
+    let held = exchange(1020);
+    let first = held[0].1;
+    assert!(held.iter().all(|(_, bytes)| *bytes == first));
+    for _ in 0..20 {
+        exchange(1);
+    }
+    let grown = exchange(1)[0].1;
+    assert!(
+        grown > first,
+        "else each message has all lent ones looked at"
+    );
+    for _ in 0..5000 {
+        assert_eq!(exchange(1)[0].1, grown);
+    }
+    drop(held);
+}
+
+#[test]
 fn the_arenas_bound_names_who_holds_how_much() {
     let mesh = Mesh::start();
     let (camera, hoarder) = (mesh.node("camera"), mesh.node("hoarder"));

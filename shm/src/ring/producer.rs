@@ -1,6 +1,7 @@
 //! The writing end of a ring.
 
 use core::hint::black_box;
+use core::ops::AddAssign;
 use std::collections::VecDeque;
 
 use super::{ChunkRef, Corrupt, Head, KIND_CHUNK, KIND_INLINE, Mode, RingConfig};
@@ -36,6 +37,31 @@ struct Lent {
     /// Slot that carries the reference.
     slot: u32,
     live: bool,
+}
+
+/// What a [sweep](Producer::sweep) found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// References it looked at.
+    pub walked: usize,
+    /// Those of them that came back.
+    pub freed: usize,
+}
+
+impl Swept {
+    /// True if it walked far for little: an arena that is just full would have each message pay
+    /// for a sweep, and had better grow. It stops when an eighth of what is lent is free at a time.
+    #[must_use]
+    pub const fn is_poor(self) -> bool {
+        self.freed * 8 < self.walked
+    }
+}
+
+impl AddAssign for Swept {
+    fn add_assign(&mut self, other: Self) {
+        self.walked += other.walked;
+        self.freed += other.freed;
+    }
 }
 
 /// What the borrow entry says of a lent chunk.
@@ -319,20 +345,26 @@ impl Producer {
     }
 
     /// Takes back everything the consumer gave back. Walks over all lent entries.
-    pub fn sweep(&mut self, mut reclaim: impl FnMut(ChunkId)) {
+    pub fn sweep(&mut self, mut reclaim: impl FnMut(ChunkId)) -> Swept {
+        let mut swept = Swept::default();
         for _ in 0..self.order.len() {
             let Some((entry, position)) = self.order.pop_front() else {
-                return;
+                break;
             };
             let lent = self.lent[entry as usize];
             if !lent.live || lent.position != position {
                 continue;
             }
+            swept.walked += 1;
             match self.look_at(entry, position) {
-                State::Released => self.take_back(entry, &mut reclaim),
+                State::Released => {
+                    self.take_back(entry, &mut reclaim);
+                    swept.freed += 1;
+                }
                 State::Unclaimed | State::Held => self.order.push_back((entry, position)),
             }
         }
+        swept
     }
 
     /// Takes the oldest unread chunk away from the consumer, which will count its message as lost.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use shmesh_shm::{
     Arena, Block, Chunk, ChunkRef, Head, HeapBlock, HeapStore, INLINE_BYTES, Mode, Producer,
-    PushError, Ringer,
+    PushError, Ringer, ShmError,
 };
 
 use crate::endpoint::{SubscriberEvent, SubscriberShared};
@@ -204,38 +204,45 @@ impl Sink {
         let arena = self
             .arena
             .get_or_insert_with(|| Arena::new(HeapStore, SINK_BYTES_MAX));
-        let producer = &mut self.producer;
+        let (producer, subscriber, channel) = (&mut self.producer, &self.subscriber, self.channel);
         if producer.lent_count() >= COLLECT_AT {
             producer.collect(|id| arena.release(id));
         }
         if let Some(chunk) = arena.take(len) {
             return Some(chunk);
         }
-        producer.sweep(|id| arena.release(id));
-        loop {
+        let swept = producer.sweep(|id| arena.release(id));
+        let is_known = self.is_known;
+        let grow = |arena: &mut Arena<HeapStore>| {
+            let (number, block) = arena.grow(len)?;
+            // Else it is told with all others when it can be.
+            if is_known {
+                subscriber.tell(SubscriberEvent::Segment {
+                    channel,
+                    number,
+                    block,
+                });
+            }
+            Ok::<_, ShmError>(())
+        };
+        if let Some(chunk) = arena.take(len) {
+            // As a publisher does it: see `Outbox::take_chunk`.
+            if swept.is_poor() && arena.bytes() < arena.bytes_max() / 2 {
+                let _ = grow(arena);
+            }
+            return Some(chunk);
+        }
+        while let Err(error) = grow(arena) {
+            let has_evicted = producer.evict_oldest(|id| arena.release(id));
+            if !has_evicted && !retire_idle(arena, subscriber, channel) {
+                tracing::debug!(%error, "no memory for a message");
+                return None;
+            }
             if let Some(chunk) = arena.take(len) {
                 return Some(chunk);
             }
-            match arena.grow(len) {
-                Ok((number, block)) if self.is_known => {
-                    let channel = self.channel;
-                    self.subscriber.tell(SubscriberEvent::Segment {
-                        channel,
-                        number,
-                        block,
-                    });
-                }
-                // Told with all others when it can be.
-                Ok(_) => {}
-                Err(error) => {
-                    let has_evicted = producer.evict_oldest(|id| arena.release(id));
-                    if !has_evicted && !retire_idle(arena, &self.subscriber, self.channel) {
-                        tracing::debug!(%error, "no memory for a message");
-                        return None;
-                    }
-                }
-            }
         }
+        arena.take(len)
     }
 
     /// How many messages the subscriber has taken, where it is time to say so: when that is half of

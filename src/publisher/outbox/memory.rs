@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use shmesh_shm::{Chunk, Counter, Segment, ShmError};
+use shmesh_shm::{Chunk, Counter, Segment, ShmError, Swept};
 
 use super::Outbox;
 use crate::endpoint::{TxChannel, lock};
@@ -23,13 +23,28 @@ impl Outbox {
         let Self {
             channels, arena, ..
         } = self;
+        let mut swept = Swept::default();
         for channel in channels.iter_mut() {
-            channel.producer.sweep(|id| arena.release(id));
+            swept += channel.producer.sweep(|id| arena.release(id));
         }
-        if let Some(chunk) = arena.take(len) {
-            return Ok(chunk);
+        let Some(chunk) = arena.take(len) else {
+            return self.grow_for(len);
+        };
+        if swept.is_poor() {
+            self.grow_ahead(len);
         }
-        self.grow_for(len)
+        Ok(chunk)
+    }
+
+    /// Grows although it need not, so that sweeps are worth their while. Leaves half of the bound
+    /// for messages of other sizes.
+    #[cold]
+    fn grow_ahead(&mut self, len: usize) {
+        if self.arena.bytes() < self.arena.bytes_max() / 2
+            && let Ok((number, segment)) = self.arena.grow(len)
+        {
+            self.announce(number, segment);
+        }
     }
 
     /// Makes sure that `count` chunks of `len` bytes can be had without new memory.

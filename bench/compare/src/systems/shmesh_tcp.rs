@@ -104,10 +104,7 @@ fn connect(
     let topic = |name: &str| format!("{}/{name}", setting.id);
     let subscriber = node.subscriber::<Raw>(&topic(theirs)).overflow(overflow);
     let mut subscriber = subscriber.build()?;
-    let mut publisher = node.publisher::<Raw>(&topic(ours)).without_timestamps();
-    if setting.size > INLINE_BYTES && setting.task == Task::TcpStream {
-        publisher = publisher.reserve(setting.size, unread + 2);
-    }
+    let publisher = node.publisher::<Raw>(&topic(ours)).without_timestamps();
     let mut publisher = publisher.build()?;
     subscriber.wait_for_publisher_blocking(tcp::WAIT)?;
     publisher.wait_for_listener_blocking(tcp::WAIT)?;
