@@ -13,6 +13,8 @@ use crate::link::wire::MessageHeader;
 pub(super) const BATCH_BYTES: usize = 256 << 10;
 /// Slices of one write: Linux takes 1,024.
 pub(super) const SLICES_MAX: usize = 1024;
+/// So many are kept on the stack.
+const SLICES_FEW: usize = 16;
 
 #[derive(Debug)]
 enum Part {
@@ -81,18 +83,30 @@ impl Batch {
         }
     }
 
-    /// What is to be written, first things first.
-    pub(super) fn slices(&self) -> Vec<IoSlice<'_>> {
+    /// Hands on what is to be written, first things first. Allocates where that is many slices.
+    #[inline]
+    pub(super) fn with_slices<T>(&self, act: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
+        let count = self.parts.len();
+        if count > SLICES_FEW {
+            return act(&self.slices().collect::<Vec<_>>());
+        }
+        let mut few = [IoSlice::new(&[]); SLICES_FEW];
+        for (place, slice) in few.iter_mut().zip(self.slices()) {
+            *place = slice;
+        }
+        act(&few[..count])
+    }
+
+    fn slices(&self) -> impl Iterator<Item = IoSlice<'_>> {
         let mut skipped = self.written;
         let parts = self.parts.iter().take(SLICES_MAX);
-        let slice = parts.map(|part| {
+        parts.map(move |part| {
             let bytes = match part {
                 Part::Bytes(range) => &self.buffer[range.clone()],
                 Part::Payload(message) => message.bytes(),
             };
             IoSlice::new(&bytes[std::mem::take(&mut skipped)..])
-        });
-        slice.collect()
+        })
     }
 
     /// The first `count` bytes of the slices are written.
@@ -186,7 +200,7 @@ mod tests {
     fn written(batch: &mut Batch, mut step: impl FnMut() -> usize) -> Vec<u8> {
         let mut out = Vec::new();
         while !batch.is_empty() {
-            let all: Vec<u8> = batch.slices().iter().flat_map(|s| s.to_vec()).collect();
+            let all: Vec<u8> = batch.slices().flat_map(|s| s.to_vec()).collect();
             let count = step().min(all.len());
             out.extend_from_slice(&all[..count]);
             batch.advance(count);
@@ -206,7 +220,7 @@ mod tests {
         // At every boundary between slices, nothing at all in between.
         let (mut batch, expected) = filled(&sizes);
         let mut turn = 0;
-        let lengths: Vec<usize> = batch.slices().iter().map(|slice| slice.len()).collect();
+        let lengths: Vec<usize> = batch.slices().map(|slice| slice.len()).collect();
         let steps = lengths.into_iter().flat_map(|len| [0, len]);
         let mut steps = steps.collect::<VecDeque<_>>();
         let out = written(&mut batch, || {
@@ -219,9 +233,9 @@ mod tests {
     #[test]
     fn payloads_in_chunks_are_slices_of_their_own_and_small_ones_are_not() {
         let (batch, _) = filled(&[8, 8, 8]);
-        assert_eq!(batch.slices().len(), 1);
+        assert_eq!(batch.slices().count(), 1);
         let (batch, _) = filled(&[3000, 8, 2000]);
-        let lengths: Vec<usize> = batch.slices().iter().map(|slice| slice.len()).collect();
+        let lengths: Vec<usize> = batch.slices().map(|slice| slice.len()).collect();
         let header = MESSAGE_HEADER_BYTES;
         let between = 2 * header + 8;
         assert_eq!(lengths, [header, 3000, between, 2000, b"the end".len()]);

@@ -401,8 +401,8 @@ impl NetLink {
             // Relaxed: a time, to be compared with another some seconds later.
             self.heard_ns.store(monotonic_ns(), Ordering::Relaxed);
         }
-        for (channel, taken) in reader.credits.drain(..) {
-            self.tell(FeedEvent::Credit { channel, taken });
+        if !reader.credits.is_empty() {
+            self.take_credits(&mut reader.credits);
         }
         if reader.has_frames() {
             // Release: pairs with the Acquire in `Task::pass_frames`.
@@ -412,6 +412,24 @@ impl NetLink {
         match reader.grant(|credit| self.send(&credit)) {
             Ok(()) => pumped,
             Err(error) => Pumped::Failed(error),
+        }
+    }
+
+    /// Gives the writer credit; it looks for messages only if one of its feeds had none left.
+    fn take_credits(&self, credits: &mut Vec<(u64, u64)>) {
+        let Some(mut writer) = try_lock(&self.writer) else {
+            for (channel, taken) in credits.drain(..) {
+                self.tell(FeedEvent::Credit { channel, taken });
+            }
+            return;
+        };
+        let mut has_waited = false;
+        for (channel, taken) in credits.drain(..) {
+            has_waited |= writer.credit(channel, taken);
+        }
+        drop(writer);
+        if has_waited {
+            self.kick(0);
         }
     }
 

@@ -137,14 +137,24 @@ impl Writer {
                 FeedEvent::Closed { channel } => {
                     self.with(channel, |feed| feed.rx.is_closed = true)
                 }
-                FeedEvent::Credit { channel, taken } => self.with(channel, |feed| {
-                    // What was not sent cannot have been taken.
-                    if feed.sent.wrapping_sub(taken) <= feed.sent.wrapping_sub(feed.taken) {
-                        feed.taken = taken;
-                    }
-                }),
+                FeedEvent::Credit { channel, taken } => {
+                    self.credit(channel, taken);
+                }
             }
         }
+    }
+
+    /// The subscriber of a feed has taken so many; true if the feed waited for that.
+    pub(super) fn credit(&mut self, channel: u64, taken: u64) -> bool {
+        let mut has_waited = false;
+        self.with(channel, |feed| {
+            // What was not sent cannot have been taken.
+            if feed.sent.wrapping_sub(taken) <= feed.sent.wrapping_sub(feed.taken) {
+                has_waited = !feed.has_credit();
+                feed.taken = taken;
+            }
+        });
+        has_waited
     }
 
     /// Gives back room that an idle link does not need.
@@ -185,7 +195,7 @@ impl Writer {
                 }
                 is_all = self.batch.has_room();
             }
-            match write(&self.batch.slices()) {
+            match self.batch.with_slices(&mut write) {
                 Ok(0) => return failed(Errno::PIPE),
                 Ok(written) => {
                     self.batch.advance(written);
