@@ -66,9 +66,7 @@ impl Link {
             | LinkFrame::Refused { .. }
             | LinkFrame::Detach { .. }
             | LinkFrame::Closed { .. } => (Some(0), true),
-            LinkFrame::Credit { .. } | LinkFrame::Passed { .. } | LinkFrame::Heartbeat => {
-                (None, true)
-            }
+            LinkFrame::Passed { .. } | LinkFrame::Heartbeat => (None, true),
         };
         let is_in_turn = match self.path {
             Path::Host => {
@@ -154,11 +152,7 @@ fn frame(what: u8, number: u8, flags: u8) -> LinkFrame {
         },
         8 => LinkFrame::Detach { channel },
         9 => LinkFrame::Closed { channel },
-        10 => LinkFrame::Credit {
-            channel,
-            taken: large,
-        },
-        11 => LinkFrame::Passed {
+        10 | 11 => LinkFrame::Passed {
             channel,
             sequence: large,
         },

@@ -7,7 +7,8 @@ use std::ops::Range;
 use shmesh::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
 use shmesh::link::session::LinkFrame;
 use shmesh::link::wire::{
-    self, Frame, HEADER_BYTES, Item, Kind, MESSAGE_HEADER_BYTES, MessageHeader, WireError,
+    self, CREDIT_BYTES, Credit, Frame, HEADER_BYTES, Item, Kind, MESSAGE_HEADER_BYTES,
+    MessageHeader, WireError,
 };
 use shmesh::membership::{FromCoordinator, FromNode};
 
@@ -46,6 +47,7 @@ pub fn run(input: &[u8]) {
 enum Seen {
     Frame { kind: Kind, body: Range<usize> },
     Message { at: usize, header: MessageHeader },
+    Credit { at: usize, credit: Credit },
 }
 
 /// One that reads a stream from its beginning, of which there is more each time.
@@ -77,6 +79,11 @@ impl Reader {
                     self.at += MESSAGE_HEADER_BYTES + header.len;
                     self.seen.push(Seen::Message { at, header });
                 }
+                Ok(Some(Item::Credit(credit))) => {
+                    let at = self.at;
+                    self.at += CREDIT_BYTES;
+                    self.seen.push(Seen::Credit { at, credit });
+                }
                 Ok(None) => {
                     assert!(is_worth_waiting_for(rest), "{rest:?}");
                     return;
@@ -106,6 +113,12 @@ fn check_items(stream: &[u8], seen: &[Seen]) {
                 // The reserved byte is not looked at.
                 bytes[3] = stream[at + 3];
                 assert!(stream[*at..].starts_with(&bytes), "{header:?}");
+            }
+            Seen::Credit { at, credit } => {
+                let mut bytes = credit.encode();
+                // Nor are these.
+                bytes[3..8].copy_from_slice(&stream[at + 3..at + 8]);
+                assert!(stream[*at..].starts_with(&bytes), "{credit:?}");
             }
             Seen::Frame { kind, body } => {
                 assert!(body.len() <= FRAME_BYTES_MAX - HEADER_BYTES);

@@ -325,7 +325,7 @@ impl<'a> Channels<'a> {
                 }
             }
             // Dealt with where they arrive.
-            LinkFrame::Credit { .. } | LinkFrame::Passed { .. } | LinkFrame::Heartbeat => {}
+            LinkFrame::Passed { .. } | LinkFrame::Heartbeat => {}
         }
         Ok(())
     }

@@ -76,13 +76,6 @@ pub enum LinkFrame {
         /// The channel.
         channel: u64,
     },
-    /// "Our subscriber has taken so many messages": as many more than its depth may be sent.
-    Credit {
-        /// The channel.
-        channel: u64,
-        /// Messages taken since the channel began.
-        taken: u64,
-    },
     /// "All messages before this one were sent to you, or are lost."
     Passed {
         /// The channel.
@@ -142,7 +135,6 @@ impl LinkFrame {
             | Self::SegmentGone { .. }
             | Self::Detach { .. }
             | Self::Closed { .. }
-            | Self::Credit { .. }
             | Self::Passed { .. }
             | Self::Heartbeat => 0,
         }
@@ -168,9 +160,7 @@ impl LinkFrame {
             Self::Bells { .. } | Self::Segment { .. } | Self::SegmentGone { .. } => {
                 matches!(path, Path::Host)
             }
-            Self::Credit { .. } | Self::Passed { .. } | Self::Heartbeat => {
-                matches!(path, Path::Network)
-            }
+            Self::Passed { .. } | Self::Heartbeat => matches!(path, Path::Network),
             Self::Attach(_)
             | Self::Attached { .. }
             | Self::Ready { .. }

@@ -3,7 +3,8 @@
 //! A frame is a header of 16 bytes and a body in MessagePack. The header is checked, and its length
 //! compared with the limit, before anything is reserved for the body. Messages of topics travel
 //! like this on network links only, as frames of their own kind: a header of 32 bytes and the
-//! payload as it is. On one host they stay in shared memory.
+//! payload as it is. On one host they stay in shared memory. Credit, which is said every few
+//! messages, has a form of its own as well.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -27,6 +28,8 @@ pub enum Kind {
     Link,
     /// A message of a topic.
     Message,
+    /// What a subscriber has taken of a channel.
+    Credit,
 }
 
 impl Kind {
@@ -36,6 +39,7 @@ impl Kind {
             Self::FromCoordinator => 2,
             Self::Link => 3,
             Self::Message => 4,
+            Self::Credit => 5,
         }
     }
 
@@ -45,6 +49,7 @@ impl Kind {
             2 => Some(Self::FromCoordinator),
             3 => Some(Self::Link),
             4 => Some(Self::Message),
+            5 => Some(Self::Credit),
             _ => None,
         }
     }
@@ -118,7 +123,8 @@ pub fn decode(bytes: &[u8]) -> Result<Option<Frame<'_>>, WireError> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
         return Ok(None);
     };
-    let kind = Kind::of_code(header[2]).filter(|kind| *kind != Kind::Message);
+    let is_framed = |kind: &Kind| !matches!(kind, Kind::Message | Kind::Credit);
+    let kind = Kind::of_code(header[2]).filter(is_framed);
     let kind = kind.ok_or(WireError::Kind(header[2]))?;
     let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
     let len = usize::try_from(length).unwrap_or(usize::MAX);
@@ -168,6 +174,31 @@ impl MessageHeader {
     }
 }
 
+/// Bytes of a word of credit: magic (2), kind (1), reserved (5), channel (8), messages (8).
+pub const CREDIT_BYTES: usize = 24;
+
+/// "Our subscriber has taken so many messages": as many more than its depth may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credit {
+    /// The channel.
+    pub channel: u64,
+    /// Messages taken since the channel began.
+    pub taken: u64,
+}
+
+impl Credit {
+    /// As bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; CREDIT_BYTES] {
+        let mut bytes = [0; CREDIT_BYTES];
+        bytes[..2].copy_from_slice(&MAGIC);
+        bytes[2] = Kind::Credit.code();
+        bytes[8..16].copy_from_slice(&self.channel.to_le_bytes());
+        bytes[16..].copy_from_slice(&self.taken.to_le_bytes());
+        bytes
+    }
+}
+
 /// What a stream of a network link goes on with.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Item<'a> {
@@ -175,6 +206,8 @@ pub enum Item<'a> {
     Frame(Frame<'a>),
     /// The header of a message; its payload follows, perhaps later.
     Message(MessageHeader),
+    /// Credit for one of our publishers.
+    Credit(Credit),
 }
 
 /// Looks for a frame or a message's header at the start of `bytes`; `None` if more are needed.
@@ -183,8 +216,12 @@ pub enum Item<'a> {
 /// [`WireError`] as soon as the bytes can become neither.
 #[inline]
 pub fn decode_item(bytes: &[u8]) -> Result<Option<Item<'_>>, WireError> {
-    let is_message = bytes.get(2) == Some(&Kind::Message.code()) && bytes.starts_with(&MAGIC);
-    if !is_message {
+    let kind = bytes.get(2).filter(|_| bytes.starts_with(&MAGIC));
+    let kind = kind.and_then(|code| Kind::of_code(*code));
+    if kind == Some(Kind::Credit) {
+        return Ok(bytes.first_chunk().map(|bytes| Item::Credit(credit(bytes))));
+    }
+    if kind != Some(Kind::Message) {
         return Ok(decode(bytes)?.map(Item::Frame));
     }
     let Some(header) = bytes.first_chunk::<MESSAGE_HEADER_BYTES>() else {
@@ -202,6 +239,14 @@ pub fn decode_item(bytes: &[u8]) -> Result<Option<Item<'_>>, WireError> {
         sent_ns: word(24),
         len,
     })))
+}
+
+fn credit(bytes: &[u8; CREDIT_BYTES]) -> Credit {
+    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|idx| bytes[at + idx]));
+    Credit {
+        channel: word(8),
+        taken: word(16),
+    }
 }
 
 /// Reads a body of the expected kind.
@@ -245,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_messages_header_cut_anywhere_is_the_same_header_later() {
+    fn headers_and_credit_cut_anywhere_are_the_same_later() {
         let header = MessageHeader {
             channel: u64::MAX - 1,
             sequence: 7,
@@ -261,6 +306,16 @@ mod tests {
         bomb[4..8].copy_from_slice(&u32::try_from(MESSAGE_BYTES_MAX + 1).unwrap().to_le_bytes());
         assert!(matches!(decode_item(&bomb), Err(WireError::TooLong { .. })));
         assert!(matches!(decode(&bytes), Err(WireError::Kind(4))));
+        let credit = Credit {
+            channel: u64::MAX - 2,
+            taken: 1 << 50,
+        };
+        let bytes = credit.encode();
+        for cut in 0..bytes.len() {
+            assert_eq!(decode_item(&bytes[..cut]).unwrap(), None, "cut at {cut}");
+        }
+        assert_eq!(decode_item(&bytes).unwrap(), Some(Item::Credit(credit)));
+        assert!(matches!(decode(&bytes), Err(WireError::Kind(5))));
         let frame = sample();
         let Ok(Some(Item::Frame(found))) = decode_item(&frame) else {
             panic!("a frame among the messages")

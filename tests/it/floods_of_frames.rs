@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use shmesh::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
 use shmesh::link::handshake::Purpose;
 use shmesh::link::session::{LinkFrame, Path, Session};
-use shmesh::link::wire::{HEADER_BYTES, Kind, MESSAGE_HEADER_BYTES, MessageHeader, encode};
+use shmesh::link::wire::{Credit, HEADER_BYTES, Kind, MESSAGE_HEADER_BYTES, MessageHeader, encode};
 use shmesh::membership::{FromCoordinator, FromNode};
 use shmesh::{HostId, Node, NodeId, Raw, Subscriber, Transports};
 
@@ -392,10 +392,12 @@ fn a_message_that_is_announced_and_does_not_come_takes_no_memory() {
 fn credits_without_end_end_the_link() {
     let mut victim = Victim::new();
     for words in [
-        link_frame(&LinkFrame::Credit {
+        Credit {
             channel: 1,
             taken: 1,
-        }),
+        }
+        .encode()
+        .to_vec(),
         link_frame(&LinkFrame::Passed {
             channel: 1,
             sequence: 1,

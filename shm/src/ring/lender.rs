@@ -37,6 +37,9 @@ pub(super) struct Lender {
     borrows: BorrowHalf,
     /// None for messages that travel in their slots.
     block: Option<Arc<dyn Block>>,
+    /// Where that is, and its bytes: asked once, for it never moves.
+    start: NonNull<u8>,
+    bytes: usize,
     space: Option<Arc<Ringer>>,
     /// Cells that came back, linked by `next`; or `closed()`, when the pool is gone.
     returned: AtomicPtr<Cell>,
@@ -71,14 +74,13 @@ impl Lender {
 
     /// The `len` bytes at `offset`, if the lender's memory has them.
     pub(super) fn chunk(&self, offset: u64, len: u32) -> Option<NonNull<u8>> {
-        let block = self.block.as_deref()?;
         let end = offset.checked_add(u64::from(len))?;
-        if end > block.len() as u64 {
+        if self.block.is_none() || end > self.bytes as u64 {
             return None;
         }
         let offset = usize::try_from(offset).ok()?;
         // SAFETY: `offset + len` is at most the length of the block.
-        Some(unsafe { block.ptr().add(offset) })
+        Some(unsafe { self.start.add(offset) })
     }
 
     /// Takes the cell of a sample that is dropped.
@@ -171,10 +173,14 @@ impl Pool {
         space: Option<Arc<Ringer>>,
         cells: usize,
     ) -> Self {
+        let memory = block.as_deref().map(|block| (block.ptr(), block.len()));
+        let (start, bytes) = memory.unwrap_or((NonNull::dangling(), 0));
         let lender = Lender {
             origin,
             borrows,
             block,
+            start,
+            bytes,
             space,
             returned: AtomicPtr::new(null_mut()),
             orphans: AtomicU64::new(0),

@@ -28,7 +28,7 @@ use self::reader::{READ_BYTES, Reader};
 use self::writer::Writer;
 pub(crate) use self::writer::{FEED_HELD_MAX, Feed, FeedEvent, Flushed};
 use super::session::LinkFrame;
-use super::wire::{self, Kind};
+use super::wire::{self, Credit, Kind};
 use crate::endpoint::{Inbox, lock, try_lock};
 use crate::error::Error;
 use crate::id::NodeId;
@@ -170,18 +170,24 @@ impl NetLink {
     /// Sends a frame, from any thread. A peer that does not read is cut off.
     pub(crate) fn send(&self, frame: &LinkFrame) {
         match wire::encode(Kind::Link, frame) {
-            Ok(frame) => {
-                // Relaxed, here and below: a bound, and a coarse one.
-                let waiting = self.frames_waiting.fetch_add(1, Ordering::Relaxed);
-                if waiting >= LINK_QUEUE_FRAMES_MAX {
-                    tracing::warn!(peer = %self.peer, "the peer does not read its link: cut off");
-                    let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
-                    return;
-                }
-                self.tell(FeedEvent::Frame(frame));
-            }
+            Ok(frame) => self.send_bytes(frame),
             Err(error) => tracing::error!(%error, "frame left out"),
         }
+    }
+
+    pub(crate) fn send_credit(&self, credit: Credit) {
+        self.send_bytes(credit.encode().to_vec());
+    }
+
+    fn send_bytes(&self, frame: Vec<u8>) {
+        // Relaxed, here and below: a bound, and a coarse one.
+        let waiting = self.frames_waiting.fetch_add(1, Ordering::Relaxed);
+        if waiting >= LINK_QUEUE_FRAMES_MAX {
+            tracing::warn!(peer = %self.peer, "the peer does not read its link: cut off");
+            let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+            return;
+        }
+        self.tell(FeedEvent::Frame(frame));
     }
 
     /// Gives the writer news, and has it look.
@@ -409,23 +415,23 @@ impl NetLink {
             self.frames_there.store(true, Ordering::Release);
             self.has_frames.notify_one();
         }
-        match reader.grant(|credit| self.send(&credit)) {
+        match reader.grant(|credit| self.send_credit(credit)) {
             Ok(()) => pumped,
             Err(error) => Pumped::Failed(error),
         }
     }
 
     /// Gives the writer credit; it looks for messages only if one of its feeds had none left.
-    fn take_credits(&self, credits: &mut Vec<(u64, u64)>) {
+    fn take_credits(&self, credits: &mut Vec<Credit>) {
         let Some(mut writer) = try_lock(&self.writer) else {
-            for (channel, taken) in credits.drain(..) {
-                self.tell(FeedEvent::Credit { channel, taken });
+            for credit in credits.drain(..) {
+                self.tell(FeedEvent::Credit(credit));
             }
             return;
         };
         let mut has_waited = false;
-        for (channel, taken) in credits.drain(..) {
-            has_waited |= writer.credit(channel, taken);
+        for credit in credits.drain(..) {
+            has_waited |= writer.credit(credit);
         }
         drop(writer);
         if has_waited {

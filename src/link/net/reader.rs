@@ -23,7 +23,7 @@ use crate::limits::{
     LINK_FRAMES_WAITING_MAX, SINK_BYTES_MAX,
 };
 use crate::link::session::{LinkFrame, Path, Session};
-use crate::link::wire::{self, Item, MESSAGE_HEADER_BYTES, MessageHeader};
+use crate::link::wire::{self, CREDIT_BYTES, Credit, Item, MESSAGE_HEADER_BYTES, MessageHeader};
 
 /// Bytes asked for at once, in memory that all links of a thread share.
 pub(super) const READ_BYTES: usize = 128 << 10;
@@ -324,7 +324,7 @@ pub(super) struct Reader {
     frame_count: u32,
     credit_count: u32,
     /// For the writer: how much our peer's subscribers took.
-    pub(super) credits: Vec<(u64, u64)>,
+    pub(super) credits: Vec<Credit>,
 }
 
 impl Reader {
@@ -395,11 +395,11 @@ impl Reader {
     }
 
     /// Says how much our subscribers took, where it is time to.
-    pub(super) fn grant(&mut self, mut say: impl FnMut(LinkFrame)) -> Result<(), Error> {
+    pub(super) fn grant(&mut self, mut say: impl FnMut(Credit)) -> Result<(), Error> {
         for sink in &mut self.sinks {
             let channel = sink.channel;
             if let Some(taken) = sink.credit_due()? {
-                say(LinkFrame::Credit { channel, taken });
+                say(Credit { channel, taken });
             }
         }
         Ok(())
@@ -462,6 +462,10 @@ impl Reader {
                     at += frame.len;
                     self.take_frame_in(&frame)?;
                 }
+                Some(Item::Credit(credit)) => {
+                    at += CREDIT_BYTES;
+                    self.take_credit_in(credit)?;
+                }
                 Some(Item::Message(header)) => {
                     let payload = &rest[MESSAGE_HEADER_BYTES..];
                     if let Some(payload) = payload.get(..header.len) {
@@ -486,23 +490,11 @@ impl Reader {
 
     fn take_frame_in(&mut self, frame: &wire::Frame<'_>) -> Result<(), Error> {
         let frame = self.session.take(frame, 0)?;
-        let (count, max) = match frame {
-            LinkFrame::Credit { .. } | LinkFrame::Passed { .. } => {
-                (&mut self.credit_count, LINK_CREDITS_PER_S_MAX)
-            }
-            _ => (&mut self.frame_count, LINK_FRAMES_PER_S_MAX),
-        };
-        *count += 1;
-        if *count > max {
-            return Err(Error::Protocol("more frames in a second than any use has"));
+        match frame {
+            LinkFrame::Passed { .. } => count(&mut self.credit_count, LINK_CREDITS_PER_S_MAX)?,
+            _ => count(&mut self.frame_count, LINK_FRAMES_PER_S_MAX)?,
         }
         match frame {
-            LinkFrame::Credit { channel, taken } => {
-                self.credits.retain(|(known, _)| *known != channel);
-                if self.credits.len() < CHANNELS_PER_LINK_MAX {
-                    self.credits.push((channel, taken));
-                }
-            }
             LinkFrame::Passed { channel, sequence } => {
                 if let Some(sink) = self.sink(channel) {
                     sink.pass(sequence);
@@ -510,6 +502,15 @@ impl Reader {
             }
             LinkFrame::Heartbeat => {}
             other => self.frames.push_back(other),
+        }
+        Ok(())
+    }
+
+    fn take_credit_in(&mut self, credit: Credit) -> Result<(), Error> {
+        count(&mut self.credit_count, LINK_CREDITS_PER_S_MAX)?;
+        self.credits.retain(|known| known.channel != credit.channel);
+        if self.credits.len() < CHANNELS_PER_LINK_MAX {
+            self.credits.push(credit);
         }
         Ok(())
     }
@@ -591,6 +592,14 @@ impl Reader {
             }
         }
     }
+}
+
+fn count(count: &mut u32, max: u32) -> Result<(), Error> {
+    *count += 1;
+    if *count > max {
+        return Err(Error::Protocol("more frames in a second than any use has"));
+    }
+    Ok(())
 }
 
 fn failed(source: std::io::Error) -> Pumped {

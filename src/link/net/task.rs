@@ -283,7 +283,7 @@ impl Task {
         }
         self.room.begin_park_inside();
         // What was taken before they saw that we are parked.
-        reader.grant(|credit| self.link.send(&credit))
+        reader.grant(|credit| self.link.send_credit(credit))
     }
 
     async fn sleep(&mut self) -> Result<(), Error> {

@@ -16,7 +16,7 @@ use super::batch::Batch;
 use crate::endpoint::RxChannel;
 use crate::error::Error;
 use crate::link::session::LinkFrame;
-use crate::link::wire::{self, Kind};
+use crate::link::wire::{self, Credit, Kind};
 
 /// Messages of one feed before the next has its turn.
 const BURST: usize = 64;
@@ -46,10 +46,7 @@ pub(crate) enum FeedEvent {
         channel: u64,
     },
     /// Its subscriber has taken so many.
-    Credit {
-        channel: u64,
-        taken: u64,
-    },
+    Credit(Credit),
     /// A frame to be sent before the messages that are not gathered yet.
     Frame(Vec<u8>),
     /// Nothing more comes.
@@ -137,15 +134,16 @@ impl Writer {
                 FeedEvent::Closed { channel } => {
                     self.with(channel, |feed| feed.rx.is_closed = true)
                 }
-                FeedEvent::Credit { channel, taken } => {
-                    self.credit(channel, taken);
+                FeedEvent::Credit(credit) => {
+                    self.credit(credit);
                 }
             }
         }
     }
 
     /// The subscriber of a feed has taken so many; true if the feed waited for that.
-    pub(super) fn credit(&mut self, channel: u64, taken: u64) -> bool {
+    pub(super) fn credit(&mut self, credit: Credit) -> bool {
+        let Credit { channel, taken } = credit;
         let mut has_waited = false;
         self.with(channel, |feed| {
             // What was not sent cannot have been taken.
@@ -377,12 +375,12 @@ mod tests {
         let feed = Box::new(Feed::new(RxChannel::new(7, consumer), Some(2)));
         writer.take_news(vec![FeedEvent::Add(feed)]);
         for (taken, expected) in [(1, 0), (u64::MAX, 0)] {
-            writer.take_news(vec![FeedEvent::Credit { channel: 7, taken }]);
+            writer.take_news(vec![FeedEvent::Credit(Credit { channel: 7, taken })]);
             assert_eq!(writer.feeds[0].taken, expected);
         }
         writer.feeds[0].sent = 2;
         for (taken, expected) in [(1, 1), (3, 1), (0, 1), (2, 2)] {
-            writer.take_news(vec![FeedEvent::Credit { channel: 7, taken }]);
+            writer.take_news(vec![FeedEvent::Credit(Credit { channel: 7, taken })]);
             assert_eq!(writer.feeds[0].taken, expected, "{taken}");
         }
         writer.take_news(vec![FeedEvent::Remove { channel: 7 }]);
