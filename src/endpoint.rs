@@ -153,6 +153,32 @@ pub(crate) struct TxChannel {
     pub(crate) deadline: Option<Duration>,
     /// True while a message waits for room here.
     pub(crate) is_blocked: bool,
+    /// True if the next message is for another node of its name.
+    pub(crate) is_passed_over: bool,
+    /// Messages that others of its name got. They do not count here: to its subscriber this
+    /// channel's messages are numbered without them.
+    pub(crate) passed_over: u64,
+}
+
+impl TxChannel {
+    pub(crate) fn new(
+        key: ChannelKey,
+        subscriber_name: String,
+        producer: Producer,
+        wake: Wake,
+        deadline: Option<Duration>,
+    ) -> Self {
+        Self {
+            key,
+            subscriber_name,
+            producer,
+            wake,
+            deadline,
+            is_blocked: false,
+            is_passed_over: false,
+            passed_over: 0,
+        }
+    }
 }
 
 /// How the other side of a channel learns of a message.

@@ -233,6 +233,10 @@ pub enum RecvError {
         /// How.
         reason: &'static str,
     },
+    /// Publishers came or went: said only where it was asked for.
+    #[error("publishers came or went")]
+    #[doc(hidden)]
+    Changed,
     /// Waiting itself failed.
     #[error(transparent)]
     Wait(#[from] Error),

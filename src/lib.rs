@@ -11,7 +11,7 @@ mod id;
 pub use id::{HostId, NodeId};
 
 mod message;
-pub use message::{Message, Payload, Raw, Validation};
+pub use message::{Body, Message, Payload, Raw, Validation};
 pub use shmesh_shm::Trusted;
 
 mod node;
@@ -21,10 +21,18 @@ pub use node::{
 };
 
 mod publisher;
+#[doc(hidden)]
+pub use publisher::Draft;
 pub use publisher::{ArchiveWriter, Loan, Publisher, PublisherBuilder, PublisherStats, Sent};
+
+mod balance;
+pub use balance::Balance;
 
 mod subscriber;
 pub use subscriber::{Subscriber, SubscriberBuilder, SubscriberStats};
+
+pub mod service;
+pub use service::{CallError, Caller, Client, Provider, Request, Serving};
 
 mod sample;
 pub use sample::Sample;

@@ -42,6 +42,23 @@ pub const HELD_MAX: u32 = 4096;
 /// Payload memory of a publisher in bytes unless it says otherwise.
 pub const ARENA_BYTES_DEFAULT: usize = 1 << 30;
 
+/// Nodes of a group that went which a publisher remembers, so that one that comes back over another
+/// link counts right.
+pub const DEPARTED_MAX: usize = 64;
+
+/// A call waits this long for its reply unless it says otherwise, in milliseconds.
+pub const CALL_MS_DEFAULT: u64 = 10_000;
+/// Calls of a caller that are under way at once unless it says otherwise.
+pub const CALLS_DEFAULT: u32 = 64;
+/// Most calls of a caller that are under way at once: each reply has a slot, and may be held.
+pub const CALLS_MAX: u32 = HELD_MAX - HELD_DEFAULT;
+/// Handlers of a provider that run at once unless it says otherwise.
+pub const HANDLERS_DEFAULT: u32 = 64;
+/// Requests of a provider that wait for a handler unless it says otherwise.
+pub const PENDING_DEFAULT: u32 = 64;
+/// Longest text of a failure that a provider sends, in bytes.
+pub const FAILURE_BYTES_MAX: usize = 4096;
+
 /// Most publishers and subscribers of a node: each that sleeps has a word in its bell page.
 pub const ENDPOINTS_PER_NODE_MAX: u32 = 1024;
 /// Most channels of one link and direction: what a peer can make us allocate.

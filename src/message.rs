@@ -8,21 +8,26 @@
 //! Non-goals: this module moves no bytes; see `publisher` and `sample`.
 
 use core::any::type_name;
+use core::marker::PhantomData;
 use core::mem::{align_of, size_of};
 use core::num::NonZeroUsize;
 
 use rkyv::api::high::{HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor;
+use rkyv::ser::Serializer;
 use rkyv::ser::allocator::ArenaHandle;
+use rkyv::ser::sharing::Share;
+use rkyv::util::with_arena;
 use rkyv::validation::Validator;
 use rkyv::validation::archive::ArchiveValidator;
 use rkyv::validation::shared::SharedValidator;
 use rkyv::{Archive, Archived, Portable, Serialize};
 use shmesh_shm::{Received, Trusted, View};
 
+use crate::error::Error;
 use crate::limits::ARCHIVE_DEPTH_MAX;
-use crate::publisher::ArchiveWriter;
+use crate::publisher::{ArchiveWriter, Draft};
 use crate::topology::{Encoding, TopicType};
 
 /// A type that can be the message of a topic: any type with rkyv's `Archive` and `Serialize`.
@@ -76,6 +81,71 @@ pub trait Payload: sealed::Sealed + 'static {
     fn value(view: &View<Self::Value>) -> &Self::View;
     #[doc(hidden)]
     fn check(bytes: &[u8]) -> Result<(), InvalidPayload>;
+}
+
+/// A [`Payload`] that can be written: what services answer with, and are asked by.
+pub trait Body: Payload {
+    /// What is written: the value of a message, or bytes.
+    type In: ?Sized;
+    #[doc(hidden)]
+    fn write(writer: ArchiveWriter<'_>, value: &Self::In) -> Result<Draft, Error>;
+}
+
+impl<T> Body for T
+where
+    T: Message + Payload,
+    Archived<T>: Portable,
+{
+    type In = T;
+
+    #[inline]
+    fn write(writer: ArchiveWriter<'_>, value: &T) -> Result<Draft, Error> {
+        with_arena(|arena| {
+            let mut serializer = Serializer::new(writer, arena.acquire(), Share::new());
+            match rkyv::api::serialize_using::<_, rancor::Error>(value, &mut serializer) {
+                Ok(_) => Ok(serializer.writer.into_draft()),
+                Err(error) => Err(serializer.writer.into_error(&error)),
+            }
+        })
+    }
+}
+
+impl Body for Raw {
+    type In = [u8];
+
+    #[inline]
+    fn write(mut writer: ArchiveWriter<'_>, bytes: &[u8]) -> Result<Draft, Error> {
+        writer.append(bytes)?;
+        Ok(writer.into_draft())
+    }
+}
+
+/// What the topics of a service carry: a head of ours before each payload, which is looked at
+/// before the value is looked for.
+#[derive(Debug)]
+pub(crate) struct Enveloped<P>(PhantomData<fn() -> P>);
+
+impl<P: Payload> Payload for Enveloped<P> {
+    type View = [u8];
+    type Value = ();
+
+    fn topic_type() -> TopicType {
+        P::topic_type()
+    }
+
+    #[inline]
+    fn find(received: Received, _: Validation) -> Result<View<()>, InvalidPayload> {
+        Ok(View::of_bytes(received))
+    }
+
+    #[inline]
+    fn value(view: &View<()>) -> &[u8] {
+        view.received().bytes()
+    }
+
+    fn check(_: &[u8]) -> Result<(), InvalidPayload> {
+        Ok(())
+    }
 }
 
 /// How a subscription makes sure that what it received is a value of its type.
@@ -190,6 +260,7 @@ mod sealed {
     pub trait Sealed {}
     impl<T: super::Message> Sealed for T {}
     impl Sealed for super::Raw {}
+    impl<P> Sealed for super::Enveloped<P> {}
 }
 
 /// The value at the root of an archive, after all of it was checked, with nesting bounded.

@@ -22,13 +22,17 @@ pub fn check_mesh(name: &str) -> Result<(), Error> {
     check(name, MESH_NAME_BYTES_MAX, &[name])
 }
 
-/// Checks a topic's name, a path like `arm/left/joint`, and drops its leading slash.
+/// Checks a topic's name, a path like `arm/left/joint`, and drops its leading slash. Names that
+/// begin with `@requests/` or `@replies/` are those of services.
 ///
 /// # Errors
 /// [`Error::InvalidName`] says what is wrong.
 pub fn check_topic(name: &str) -> Result<&str, Error> {
     let path = name.strip_prefix('/').unwrap_or(name);
-    let segments: Vec<&str> = path.split('/').collect();
+    // The two topics of a service.
+    let prefixes = [crate::service::REQUESTS, crate::service::REPLIES];
+    let service = prefixes.iter().find_map(|prefix| path.strip_prefix(prefix));
+    let segments: Vec<&str> = service.unwrap_or(path).split('/').collect();
     check(path, TOPIC_NAME_BYTES_MAX, &segments)?;
     Ok(path)
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use shmesh_shm::{BellPage, Counters, Fencing, Origin, Parker, StatusPage, register_membarrier};
 use tokio::sync::{Notify, oneshot, watch};
 
+use crate::balance::{Balance, Groups};
 use crate::driver::{self, Command, DriverConfig, NetworkSetup};
 use crate::endpoint::SubscriberShared;
 use crate::endpoint::{Inbox, Outlets, Overflow, PublisherShared, lock};
@@ -383,6 +384,7 @@ pub(crate) struct PublisherSetup {
     pub(crate) topic: String,
     pub(crate) arena_bytes_max: usize,
     pub(crate) is_stamping: bool,
+    pub(crate) balance: Balance,
 }
 
 #[derive(Debug)]
@@ -530,7 +532,11 @@ impl Node {
         drop(registry);
         shared.announce(endpoint);
         let (max, is_stamping) = (setup.arena_bytes_max, setup.is_stamping);
-        Ok(Outbox::new(publisher, counters, parker, max, is_stamping))
+        // Ids are random.
+        #[allow(clippy::cast_possible_truncation)]
+        let groups = Groups::new(setup.balance, true, shared.info.id.0 as u64);
+        let outbox = Outbox::new(publisher, counters, parker, max, is_stamping, groups);
+        Ok(outbox)
     }
 
     pub(crate) fn remove_publisher(&self, publisher: &PublisherShared) {
@@ -598,6 +604,12 @@ impl Node {
         lock(&shared.registry).subscribers.remove(&id);
         shared.withdraw(id);
         shared.command(Command::SubscriberGone { subscriber: id });
+    }
+
+    /// Refuses a type that somebody on the topic is known not to share.
+    pub(crate) fn check_type(&self, ours: &Endpoint) -> Result<(), Error> {
+        let shared = &self.handle.shared;
+        shared.check_type(ours.role, &ours.topic, &ours.ty)
     }
 
     /// Ends a channel whose publisher breaks the protocol.

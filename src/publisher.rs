@@ -13,14 +13,15 @@ use rkyv::ser::sharing::Share;
 use rkyv::util::with_arena;
 use rkyv::{Archived, Portable};
 use shmesh_shm::{Counter, INLINE_BYTES};
+use tokio::sync::watch;
 
-use self::draft::Draft;
-pub use self::draft::{ArchiveWriter, Loan};
+pub use self::draft::{ArchiveWriter, Draft, Loan};
 pub(crate) use self::outbox::Outbox;
 pub use self::outbox::Sent;
+use crate::balance::Balance;
 use crate::error::Error;
 use crate::limits::ARENA_BYTES_DEFAULT;
-use crate::message::{Message, Payload, Raw, access};
+use crate::message::{Body, Message, Payload, Raw, access};
 use crate::node::{Node, PublisherSetup};
 
 /// Sets up a [`Publisher`]; made by [`Node::publisher`](crate::Node::publisher).
@@ -39,6 +40,7 @@ impl<P: Payload> PublisherBuilder<P> {
             topic: topic.into(),
             arena_bytes_max: ARENA_BYTES_DEFAULT,
             is_stamping: true,
+            balance: Balance::default(),
         };
         Self {
             node,
@@ -58,6 +60,13 @@ impl<P: Payload> PublisherBuilder<P> {
     /// are unread or held count.
     pub fn arena_bytes_max(mut self, bytes: usize) -> Self {
         self.setup.arena_bytes_max = bytes;
+        self
+    }
+
+    /// How messages are shared out among subscribers whose nodes have the same name: to one after
+    /// the other unless set.
+    pub fn balance(mut self, balance: Balance) -> Self {
+        self.setup.balance = balance;
         self
     }
 
@@ -95,7 +104,8 @@ pub struct PublisherStats {
     pub sent: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Messages that a subscriber had no room for, counted once for each subscriber.
+    /// Messages that a subscriber had no room for, counted once for each subscriber; and those that
+    /// a member of a group had not read when it went.
     pub refused: u64,
     /// System calls made to wake subscribers.
     pub wake_ups: u64,
@@ -114,7 +124,7 @@ pub struct PublisherStats {
 #[derive(Debug)]
 pub struct Publisher<P: Payload> {
     node: Node,
-    outbox: Outbox,
+    pub(crate) outbox: Outbox,
     /// Bytes the last archive had.
     guess: usize,
     carries: PhantomData<fn() -> P>,
@@ -125,6 +135,16 @@ impl<P: Payload> Publisher<P> {
     #[must_use]
     pub fn topic(&self) -> &str {
         &self.outbox.shared.endpoint.topic
+    }
+
+    /// Tells of changes of [`listener_count`](Self::listener_count).
+    pub(crate) fn listeners(&self) -> watch::Receiver<usize> {
+        self.outbox.shared.listeners.subscribe()
+    }
+
+    /// Refuses a type that somebody on the topic is known not to share.
+    pub(crate) fn check_type(&self) -> Result<(), Error> {
+        self.node.check_type(&self.outbox.shared.endpoint)
     }
 
     /// How many subscribers are connected.
@@ -171,6 +191,12 @@ impl<P: Payload> Publisher<P> {
     pub async fn send_async(&mut self, loan: Loan<P>) -> Result<Sent, Error> {
         self.check(&loan)?;
         self.outbox.send_async(loan.draft).await
+    }
+
+    /// With [`Balance::Sticky`]: messages from now on belong to `key`, and go to the member of a
+    /// group that has it.
+    pub fn set_key(&mut self, key: u64) {
+        self.outbox.set_key(key);
     }
 
     /// Counts since it was made.
@@ -297,13 +323,7 @@ where
 
     fn draft(&mut self, value: &T) -> Result<Draft, Error> {
         let writer = ArchiveWriter::new(&mut self.outbox, self.guess)?;
-        let draft = with_arena(|arena| {
-            let mut serializer = Serializer::new(writer, arena.acquire(), Share::new());
-            match rkyv::api::serialize_using::<_, rancor::Error>(value, &mut serializer) {
-                Ok(_) => Ok(serializer.writer.into_draft()),
-                Err(error) => Err(serializer.writer.into_error(&error)),
-            }
-        })?;
+        let draft = T::write(writer, value)?;
         self.guess = draft.bytes().len();
         Ok(draft)
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
 
-use shmesh_shm::{View, monotonic_ns};
+use shmesh_shm::{Received, View, monotonic_ns};
 
 use crate::id::NodeId;
 use crate::message::Payload;
@@ -63,6 +63,12 @@ impl<P: Payload> Sample<P> {
     pub fn publisher_id(&self) -> (NodeId, u32) {
         let origin = self.view.received().origin();
         (NodeId(origin.node), origin.endpoint)
+    }
+}
+
+impl<P: Payload> Sample<P> {
+    pub(crate) fn into_received(self) -> Received {
+        self.view.into_received()
     }
 }
 

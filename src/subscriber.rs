@@ -4,6 +4,8 @@
 //! sleeps in the kernel and needs no runtime, `recv` and the `Stream` sleep in tokio. All of them
 //! take from the same rings, so they may be mixed.
 
+mod changes;
+
 use std::marker::PhantomData;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::Pin;
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 use futures_core::Stream;
 use shmesh_shm::{Counter, Parker, Received};
 
+use self::changes::Changes;
 use crate::endpoint::{Overflow, RxChannel, SubscriberEvent, SubscriberShared};
 use crate::error::{Error, RecvError};
 use crate::id::NodeId;
@@ -89,6 +92,7 @@ impl<P: Payload> SubscriberBuilder<P> {
             past: Past::default(),
             received: 0,
             received_at_park: 0,
+            changes: Changes::default(),
             carries: PhantomData,
         })
     }
@@ -170,6 +174,7 @@ pub struct Subscriber<P: Payload> {
     past: Past,
     received: u64,
     received_at_park: u64,
+    changes: Changes,
     carries: PhantomData<fn() -> P>,
 }
 
@@ -215,10 +220,11 @@ impl<P: Payload> Subscriber<P> {
         }
         if count > 0 {
             self.pace.found_nothing();
-            self.nothing_there()
-        } else {
-            Ok(None)
+            if let Some(sample) = self.nothing_there()? {
+                return Ok(Some(sample));
+            }
         }
+        self.changes.report()
     }
 
     /// Takes the next message, looking for it without sleeping: the lowest latency, for a whole
@@ -296,7 +302,7 @@ impl<P: Payload> Subscriber<P> {
         std::future::poll_fn(|cx| self.poll_recv(cx, &mut start)).await
     }
 
-    fn poll_recv(
+    pub(crate) fn poll_recv(
         &mut self,
         cx: &mut Context<'_>,
         start: &mut Option<Instant>,
@@ -594,6 +600,7 @@ impl<P: Payload> Subscriber<P> {
 
     fn retire(&mut self, idx: usize) {
         let channel = self.channels.swap_remove(idx);
+        self.changes.count += 1;
         self.past.overwritten += channel.consumer.overwritten();
         self.past.dropped += channel.consumer.dropped();
         self.turn = 0;
@@ -622,6 +629,7 @@ impl<P: Payload> Subscriber<P> {
                 SubscriberEvent::Add(mut channel) => {
                     channel.consumer.warm();
                     self.channels.push(*channel);
+                    self.changes.count += 1;
                 }
                 SubscriberEvent::Segment {
                     channel,

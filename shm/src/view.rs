@@ -111,6 +111,13 @@ impl<A: 'static> View<A> {
     pub fn received(&self) -> &Received {
         &self.received
     }
+
+    /// The message, without what was found in it.
+    #[must_use]
+    #[inline]
+    pub fn into_received(self) -> Received {
+        self.received
+    }
 }
 
 impl<A: 'static> Deref for View<A> {

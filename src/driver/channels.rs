@@ -218,14 +218,13 @@ impl<'a> Channels<'a> {
             subscriber_node: self.shared.info.id,
             channel,
         };
-        let tx = TxChannel {
+        let tx = TxChannel::new(
             key,
-            subscriber_name: self.shared.info.name.clone(),
+            self.shared.info.name.clone(),
             producer,
-            wake: Wake::Bell(bell),
-            deadline: subscriber.overflow.deadline(),
-            is_blocked: false,
-        };
+            Wake::Bell(bell),
+            subscriber.overflow.deadline(),
+        );
         let outlet = Outlet::Local {
             subscriber: Arc::clone(subscriber),
             channel,

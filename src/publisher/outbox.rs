@@ -6,6 +6,7 @@
 
 mod memory;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -16,9 +17,11 @@ use shmesh_shm::{
 };
 
 use super::draft::Draft;
-use crate::endpoint::{PublisherEvent, PublisherShared, TxChannel};
+use crate::balance::{Channels, Groups};
+use crate::endpoint::{ChannelKey, PublisherEvent, PublisherShared, TxChannel};
 use crate::error::Error;
-use crate::limits::MESSAGE_BYTES_MAX;
+use crate::id::NodeId;
+use crate::limits::{DEPARTED_MAX, MESSAGE_BYTES_MAX};
 use crate::wait::AsyncBell;
 
 /// What became of a message.
@@ -87,6 +90,11 @@ pub(crate) struct Outbox {
     /// For the next messages: as many as were being written at once.
     blanks: Vec<Draft>,
     sequence: u64,
+    groups: Groups,
+    /// How often channels came or went.
+    changes: u64,
+    /// Nodes of a group that went: with which number their next message would have gone on.
+    departed: VecDeque<(NodeId, u64)>,
     is_stamping: bool,
     parker: Parker,
     bell: AsyncBell,
@@ -99,6 +107,7 @@ impl Outbox {
         parker: Parker,
         arena_bytes_max: usize,
         is_stamping: bool,
+        groups: Groups,
     ) -> Self {
         let arena = Arena::new(SegmentStore, arena_bytes_max);
         let bell = AsyncBell::default();
@@ -110,6 +119,9 @@ impl Outbox {
             arena,
             blanks: Vec::new(),
             sequence: 0,
+            groups,
+            changes: 0,
+            departed: VecDeque::new(),
             is_stamping,
             parker,
             bell,
@@ -155,6 +167,55 @@ impl Outbox {
         };
         self.finish(draft, chunk);
         sent
+    }
+
+    /// Sends to the channels of which `is_for` says so, without waiting.
+    #[inline]
+    pub(crate) fn send_to(
+        &mut self,
+        is_for: impl Fn(&ChannelKey) -> bool,
+        mut draft: Draft,
+    ) -> Sent {
+        self.take_news();
+        let head = self.next_head();
+        for channel in &mut self.channels {
+            channel.is_passed_over = !is_for(&channel.key);
+        }
+        let (payload, chunk) = match draft.take_chunk() {
+            None => (Payload::Inline(draft.inline()), None),
+            Some((chunk, len)) => {
+                let (payload, id) = self.publish(chunk, len);
+                (payload, Some(id))
+            }
+        };
+        let (reach, _) = self.offer(head, payload);
+        self.finish(draft, chunk);
+        reach.sent(head)
+    }
+
+    /// The same with `bytes`, which fit inline.
+    pub(crate) fn send_inline_to(&mut self, is_for: impl Fn(&ChannelKey) -> bool, bytes: &[u8]) {
+        self.take_news();
+        let head = self.next_head();
+        for channel in &mut self.channels {
+            channel.is_passed_over = !is_for(&channel.key);
+        }
+        self.offer(head, Payload::Inline(bytes));
+    }
+
+    /// Whose subscribers it has channels to.
+    pub(crate) fn listeners(&mut self) -> impl Iterator<Item = NodeId> + '_ {
+        self.take_news();
+        self.channels
+            .iter()
+            .map(|channel| channel.key.subscriber_node)
+    }
+
+    /// How often channels came or went; takes in what is new.
+    #[inline]
+    pub(crate) fn changes(&mut self) -> u64 {
+        self.take_news();
+        self.changes
     }
 
     /// Sends `bytes`, which fit inline, to everybody. The shortest way.
@@ -247,7 +308,14 @@ impl Outbox {
     #[inline(always)]
     fn offer(&mut self, head: Head, payload: Payload<'_>) -> (Reach, bool) {
         let (mut listeners, mut refused, mut is_blocked) = (0, 0, false);
+        if !self.groups.is_empty() {
+            self.groups.choose(&mut ToChoose(&mut self.channels));
+        }
         for channel in &mut self.channels {
+            if channel.is_passed_over {
+                channel.passed_over += 1;
+                continue;
+            }
             match push(&mut self.arena, channel, head, payload) {
                 Ok(()) => listeners += 1,
                 Err(PushError::Full) if channel.deadline.is_some() => {
@@ -263,7 +331,7 @@ impl Outbox {
         }
         let len = payload.len();
         for channel in &self.channels {
-            if channel.wake.wake(len) {
+            if !channel.is_passed_over && channel.wake.wake(len) {
                 self.counters.add(Counter::WakeUps, 1);
             }
         }
@@ -287,6 +355,11 @@ impl Outbox {
                 channel.producer.collect(|id| arena.release(id));
             }
         }
+    }
+
+    /// Messages with another key may go to another member of a group, where that is asked for.
+    pub(crate) fn set_key(&mut self, key: u64) {
+        self.groups.key = key;
     }
 
     fn is_blocked(&self) -> bool {
@@ -420,25 +493,57 @@ impl Outbox {
 
     #[cold]
     fn take_events(&mut self) {
+        self.changes += 1;
         for event in self.shared.inbox.take() {
             match event {
-                PublisherEvent::Add(mut channel) => {
-                    channel.producer.begin(self.sequence);
-                    channel.producer.warm();
-                    self.channels.push(*channel);
-                }
-                PublisherEvent::Remove(key) => {
-                    let Some(idx) = self.channels.iter().position(|channel| channel.key == key)
-                    else {
-                        continue;
-                    };
-                    let mut channel = self.channels.swap_remove(idx);
-                    channel.producer.reclaim_all(|id| self.arena.release(id));
-                }
+                PublisherEvent::Add(channel) => self.add_channel(*channel),
+                PublisherEvent::Remove(key) => self.remove_channel(key),
             }
         }
+        for channel in &mut self.channels {
+            channel.is_passed_over = false;
+        }
+        let members = self.channels.iter().map(|channel| {
+            let name = channel.subscriber_name.as_str();
+            (channel.key.subscriber_node, name)
+        });
+        self.groups.regroup(members);
         self.counters
             .set(Counter::Peers, self.channels.len() as u64);
+    }
+
+    fn add_channel(&mut self, mut channel: TxChannel) {
+        let node = channel.key.subscriber_node;
+        let departed = self.departed.iter().find(|(known, _)| *known == node);
+        if let Some((_, next)) = departed {
+            // What was sent meanwhile was not for it.
+            channel.passed_over = self.sequence - next;
+        }
+        channel
+            .producer
+            .begin(self.sequence.wrapping_sub(channel.passed_over));
+        channel.producer.warm();
+        self.channels.push(channel);
+    }
+
+    fn remove_channel(&mut self, key: ChannelKey) {
+        let Some(idx) = self.channels.iter().position(|channel| channel.key == key) else {
+            return;
+        };
+        let mut channel = self.channels.swap_remove(idx);
+        if channel.passed_over > 0 {
+            let node = key.subscriber_node;
+            self.departed.retain(|(known, _)| *known != node);
+            if self.departed.len() >= DEPARTED_MAX {
+                self.departed.pop_front();
+            }
+            let next = self.sequence - channel.passed_over;
+            self.departed.push_back((node, next));
+            // What it has not read is lost, for the others do not get it any more.
+            let unread = channel.producer.unread().unwrap_or_default();
+            self.counters.add(Counter::LostDropped, unread);
+        }
+        channel.producer.reclaim_all(|id| self.arena.release(id));
     }
 
     /// Node and endpoint.
@@ -457,6 +562,23 @@ impl Outbox {
 
     pub(crate) fn sequence(&self) -> u64 {
         self.sequence
+    }
+}
+
+/// The channels of a publisher, for the choice among members of a group.
+struct ToChoose<'a>(&'a mut [TxChannel]);
+
+impl Channels for ToChoose<'_> {
+    fn has_room(&mut self, idx: usize) -> bool {
+        self.0[idx].producer.room().is_ok_and(|room| room > 0)
+    }
+
+    fn unread(&mut self, idx: usize) -> u64 {
+        self.0[idx].producer.unread().unwrap_or(u64::MAX)
+    }
+
+    fn mark(&mut self, idx: usize, is_chosen: bool) {
+        self.0[idx].is_passed_over = !is_chosen;
     }
 }
 
@@ -491,9 +613,10 @@ impl Drop for Abandon<'_> {
 fn push(
     arena: &mut Arena<SegmentStore>,
     channel: &mut TxChannel,
-    head: Head,
+    mut head: Head,
     payload: Payload<'_>,
 ) -> Result<(), PushError> {
+    head.sequence = head.sequence.wrapping_sub(channel.passed_over);
     match payload {
         Payload::Inline(bytes) => channel
             .producer

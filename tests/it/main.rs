@@ -21,6 +21,7 @@ mod proxy;
 mod role;
 mod security;
 mod security_tools;
+mod services;
 mod speedtest;
 mod steady;
 mod stranger;

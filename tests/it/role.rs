@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use shmesh::{
-    AuthKey, Node, NodeBuilder, Overflow, Publisher, Raw, RecvError, Sample, Subscriber, Transports,
+    AuthKey, Caller, Node, NodeBuilder, Overflow, Publisher, Raw, RecvError, Sample, Subscriber,
+    Transports,
 };
 
 use crate::support::{PATIENCE, is_intact, payload};
@@ -17,6 +18,7 @@ struct Role {
     node: Option<Node>,
     publisher: Option<Publisher<Raw>>,
     subscriber: Option<Subscriber<Raw>>,
+    caller: Option<Caller<Raw, Raw>>,
     held: VecDeque<Sample<Raw>>,
     prepared: Vec<u8>,
     received: u64,
@@ -79,6 +81,7 @@ impl Role {
                 self.subscriber = Some(subscriber.max_held(held.parse()?).build()?);
                 ok()
             }
+            ["serve", ..] | ["calls", ..] => self.act_for_service(words),
             ["recv", count] => self.receive(count.parse()?, false),
             ["hold", count] => self.receive(count.parse()?, true),
             ["take"] => {
@@ -118,6 +121,24 @@ impl Role {
                 ok()
             }
             _ => self.act_as_publisher(words),
+        }
+    }
+
+    fn act_for_service(&mut self, words: &[&str]) -> Answer {
+        let node = self.node.as_ref().ok_or("no node")?;
+        match words {
+            ["calls", service, count] => {
+                let mut caller = node.caller::<Raw, Raw>(service).build()?;
+                caller.wait_for_provider_blocking(PATIENCE)?;
+                for _ in 0..count.parse()? {
+                    caller.start(b"x")?;
+                }
+                let answer = format!("{} under way", caller.in_flight());
+                self.caller = Some(caller);
+                Ok(answer)
+            }
+            [_, words @ ..] => Ok(crate::services::serve_as_child(node.clone(), words)?),
+            [] => Err("what?".into()),
         }
     }
 

@@ -42,6 +42,14 @@ const _: () = assert!(core::mem::offset_of!(Cell, words) == 64);
 
 const NO_ENTRY: u32 = u32::MAX;
 
+/// Words that [`Received::take_front`] takes.
+const FRONT_WORDS: usize = 4;
+/// The same in bytes: a multiple of what payloads are aligned to.
+const FRONT_BYTES: usize = FRONT_WORDS * 8;
+const FRONT_BYTES_U32: u32 = 32;
+const _: () = assert!(FRONT_BYTES == FRONT_BYTES_U32 as usize);
+const _: () = assert!(FRONT_BYTES.is_multiple_of(16));
+
 impl Cell {
     pub(super) fn new(lender: NonNull<Lender>, next: *mut Self) -> Self {
         Self {
@@ -171,6 +179,24 @@ impl Received {
     #[must_use]
     pub fn is_inline(&self) -> bool {
         self.cell().start.is_none()
+    }
+
+    /// Takes 32 bytes off the front of the payload, as little-endian words; what is left is aligned
+    /// as before. `None` if there are not so many.
+    #[inline]
+    pub fn take_front(&mut self) -> Option<[u64; FRONT_WORDS]> {
+        let front = self.bytes().first_chunk::<FRONT_BYTES>()?;
+        let word = |at: usize| u64::from_le_bytes(core::array::from_fn(|idx| front[at * 8 + idx]));
+        let words = core::array::from_fn(word);
+        // SAFETY: the cell is this sample's alone, and borrowed exclusively.
+        let cell = unsafe { self.0.as_mut() };
+        match &mut cell.start {
+            // SAFETY: the payload has so many bytes from there on.
+            Some(start) => *start = unsafe { start.add(FRONT_BYTES) },
+            None => cell.words.copy_within(FRONT_WORDS.., 0),
+        }
+        cell.len -= FRONT_BYTES_U32;
+        Some(words)
     }
 
     /// The same message in memory that nobody else can write, and the chunk given back. Allocates

@@ -269,6 +269,39 @@ fn a_consumer_holds_no_more_than_it_may() {
 }
 
 #[test]
+fn a_front_is_taken_off_inline_and_in_chunks_and_the_chunk_comes_back() {
+    let mut bench = Bench::new(config(4, Mode::Keep));
+    let payload: Vec<u8> = (0..96).collect();
+    for len in [0, 31, 32, 33, 64, 96] {
+        push(&mut bench.producer, bench.sequence, &payload[..len]).unwrap();
+        bench.sequence += 1;
+        let (_, mut message) = bench.next().unwrap();
+        let front = message.take_front();
+        if len < 32 {
+            assert_eq!((front, message.len()), (None, len));
+            continue;
+        }
+        assert_eq!(front.unwrap()[0].to_le_bytes(), payload[..8]);
+        assert_eq!(front.unwrap()[3].to_le_bytes(), payload[24..32]);
+        assert_eq!(message.bytes(), &payload[32..len]);
+        assert!(message.bytes().as_ptr().addr().is_multiple_of(16));
+    }
+    bench.push(7).unwrap();
+    let (_, mut message) = bench.next().unwrap();
+    assert_eq!(
+        message.take_front().unwrap(),
+        [u64::from_le_bytes([7; 8]); 4]
+    );
+    assert_eq!(message.bytes(), [7; 1000 - 32]);
+    drop(message);
+    let Bench {
+        arena, producer, ..
+    } = &mut bench;
+    producer.sweep(|id| arena.release(id));
+    assert_eq!(arena.used_count(), 0);
+}
+
+#[test]
 fn what_was_given_back_long_ago_does_not_count_as_held() {
     let mut config = config(64, Mode::Keep);
     // More than the cells that are made at a time, so that cells come back before anybody counts.

@@ -251,14 +251,14 @@ struct Wish<'a> {
 
 impl Wish<'_> {
     fn sending_end(&self, subscriber_name: &str, producer: Producer, wake: Wake) -> TxChannel {
-        TxChannel {
-            key: self.key,
-            subscriber_name: subscriber_name.to_owned(),
+        let deadline = self.attach.block_ns.map(Duration::from_nanos);
+        TxChannel::new(
+            self.key,
+            subscriber_name.to_owned(),
             producer,
             wake,
-            deadline: self.attach.block_ns.map(Duration::from_nanos),
-            is_blocked: false,
-        }
+            deadline,
+        )
     }
 }
 

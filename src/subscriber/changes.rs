@@ -1,0 +1,61 @@
+//! Channels that came or went, for receivers that must know of it: the two ends of a service.
+
+use tokio::sync::watch;
+
+use super::Subscriber;
+use crate::error::RecvError;
+use crate::id::NodeId;
+use crate::message::Payload;
+
+/// What is known of channels that came or went.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Changes {
+    pub(super) count: u64,
+    /// As of the last report.
+    reported: u64,
+    /// True if they are to be reported, by an error, when no message is there.
+    is_reporting: bool,
+}
+
+impl Changes {
+    /// What to say when no message is there.
+    #[inline]
+    pub(super) fn report<T>(&mut self) -> Result<Option<T>, RecvError> {
+        if self.is_reporting && self.count != self.reported {
+            self.reported = self.count;
+            return Err(RecvError::Changed);
+        }
+        Ok(None)
+    }
+}
+
+impl<P: Payload> Subscriber<P> {
+    /// Has every way to receive end with [`RecvError::Changed`] once after channels came or went,
+    /// when all there was of them is read.
+    pub(crate) fn report_changes(&mut self) {
+        self.changes.is_reporting = true;
+    }
+
+    /// How often channels came or went; takes in what is new.
+    #[inline]
+    pub(crate) fn changes(&mut self) -> u64 {
+        if self.shared.inbox.is_full() {
+            self.take_events();
+        }
+        self.changes.count
+    }
+
+    /// The channels that are there: node, its name, and our number of the channel.
+    pub(crate) fn publishers(&self) -> impl Iterator<Item = (NodeId, &str, u64)> {
+        self.channels.iter().map(|channel| {
+            let origin = channel.consumer.origin();
+            let name = origin.node_name.as_str();
+            (NodeId(origin.node), name, channel.channel)
+        })
+    }
+
+    /// Tells of changes of [`publisher_count`](Self::publisher_count).
+    pub(crate) fn publishers_watch(&self) -> watch::Receiver<usize> {
+        self.shared.publishers.subscribe()
+    }
+}
