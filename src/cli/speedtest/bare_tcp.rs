@@ -56,7 +56,7 @@ pub(super) fn serve(listener: &TcpListener, spec: &Spec) -> Result<(), Failure> 
     };
     let mut end = End::new(stream, spec.wait)?;
     match spec.pattern {
-        Pattern::Ping => serve_ping(&mut end, spec.message_size),
+        Pattern::Ping | Pattern::Call => serve_ping(&mut end, spec.message_size),
         Pattern::Paced => serve_paced(&mut end),
         Pattern::Stream => serve_stream(end.into_blocking()?),
     }
@@ -67,7 +67,7 @@ pub(super) fn measure(address: &str, spec: &Spec) -> Result<Bare, Failure> {
     let stream = TcpStream::connect(address)?;
     let mut end = End::new(stream, spec.wait)?;
     Ok(match spec.pattern {
-        Pattern::Ping => Bare {
+        Pattern::Ping | Pattern::Call => Bare {
             latency_ns: Some(ping(&mut end, spec.message_size)?),
             ..Bare::default()
         },

@@ -5,6 +5,7 @@
 //! receiver serves any number of runs.
 
 mod bare_tcp;
+mod call;
 mod cores;
 mod local;
 mod peer;
@@ -29,6 +30,7 @@ Examples:
   mesh-speedtest local                                   everything, in one table
   mesh-speedtest local --pattern ping --message-size 64  one measurement
   mesh-speedtest local --pattern paced --rate 200 --message-size 1MB --wait async --json
+  mesh-speedtest local --pattern call --in-flight 64     calls a second
   mesh-speedtest recv                                    on one terminal, and ...
   mesh-speedtest send                                    ... on another (with `mesh` running)
   mesh-speedtest local --transport tcp                   the network path, on this computer
@@ -36,7 +38,8 @@ Examples:
   mesh-speedtest recv --coordinator a --authkey-file key on host a, and `send` likewise on host b
 
 Latencies are one-way: of ping, half of a round trip; of paced, from the time each message was due,
-by the clock that the processes of one host share.
+by the clock that the processes of one host share. Those of call are whole round trips, and so is
+the bare reference beside them.
 Exit codes: 0 success, 1 failure, 2 wrong usage.")]
 pub struct SpeedtestArgs {
     #[command(subcommand)]
@@ -121,6 +124,10 @@ struct ChoiceArgs {
     /// Messages a second, for `paced`
     #[arg(long, default_value_t = 1000.0)]
     rate: f64,
+    /// Calls under way at once, for `call`
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::limits::CALLS_MAX)))]
+    in_flight: u32,
     /// What the sender writes [default: `write` for stream, else `loan`]
     #[arg(long, value_enum)]
     payload: Option<Payload>,

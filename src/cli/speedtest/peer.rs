@@ -89,7 +89,7 @@ pub(super) async fn receive(
 
 /// Says every now and then that some time has passed, from another thread: a timer in the runtime
 /// would be set for each message, which no program that just waits for messages does.
-fn ticks() -> &'static Notify {
+pub(super) fn ticks() -> &'static Notify {
     static TICKS: Notify = Notify::const_new();
     static STARTED: OnceLock<()> = OnceLock::new();
     STARTED.get_or_init(|| {

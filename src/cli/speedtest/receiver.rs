@@ -1,7 +1,7 @@
 //! The receiving end: serves runs until it is stopped.
 
 use std::net::TcpListener;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use shmesh_shm::monotonic_ns;
@@ -11,8 +11,9 @@ use super::peer::{
     WORD_TIMEOUT, block_on, end_with_input, hear, join, receive, say, word_subscriber,
 };
 use super::spec::{Control, Outcome, Pattern, Payload, Report, Spec, Transport, verify_byte};
-use super::{bare_tcp, cores, report};
+use super::{bare_tcp, call, cores, report};
 use crate::cli::{Failure, full_text};
+use crate::limits::CALLS_MAX;
 use crate::{Node, Overflow, Publisher, Raw, Sample, Subscriber};
 
 /// How long it waits before it looks whether the sender is through.
@@ -72,10 +73,13 @@ struct Run<'a> {
 
 impl Run<'_> {
     async fn serve(&mut self, spec: &Spec, core: Option<usize>) -> Result<(), Failure> {
+        if spec.pattern == Pattern::Call {
+            return self.serve_calls(spec, core).await;
+        }
         let overflow = match spec.pattern {
             Pattern::Ping => Overflow::KeepLast(16),
             Pattern::Paced => Overflow::KeepLast(1024),
-            Pattern::Stream => Overflow::Block {
+            Pattern::Stream | Pattern::Call => Overflow::Block {
                 depth: stream_depth(spec),
                 deadline: WORD_TIMEOUT,
             },
@@ -93,7 +97,7 @@ impl Run<'_> {
                     .reserve(spec.message_size, 2)
                     .build()?,
             ),
-            Pattern::Paced | Pattern::Stream => None,
+            Pattern::Paced | Pattern::Stream | Pattern::Call => None,
         };
         tokio::time::timeout(WORD_TIMEOUT, data.wait_for_publisher()).await??;
         if let Some(echo) = &mut echo {
@@ -101,6 +105,30 @@ impl Run<'_> {
         }
         say(self.words, &Report::Ready { core })?;
         let outcome = self.take_all(spec, &mut data, echo.as_mut()).await?;
+        say(self.words, &Report::Done(outcome))
+    }
+
+    async fn serve_calls(&mut self, spec: &Spec, core: Option<usize>) -> Result<(), Failure> {
+        let provider = self
+            .node
+            .provider::<Raw, Raw>(&format!("{}/call", self.topic));
+        let provider = provider.concurrency(spec.in_flight.min(CALLS_MAX / 4));
+        let mut provider = provider
+            .pending(spec.in_flight.min(CALLS_MAX / 4))
+            .build()?;
+        say(self.words, &Report::Ready { core })?;
+        let longest = Duration::from_secs_f64(2.0 * spec.seconds) + 6 * WORD_TIMEOUT;
+        let started = Instant::now();
+        let is_over = || match hear(self.control, Duration::ZERO)? {
+            Some(Control::Finish { .. }) => Ok(true),
+            Some(_) => Err(Failure::usage("the sender started over")),
+            None => Ok(started.elapsed() > longest),
+        };
+        let received = call::serve(&mut provider, spec, IDLE, is_over).await?;
+        let outcome = Outcome {
+            received,
+            ..Outcome::default()
+        };
         say(self.words, &Report::Done(outcome))
     }
 

@@ -86,6 +86,9 @@ impl Measured {
         if self.spec.transport == Transport::Tcp && self.spec.pattern == Pattern::Stream {
             value["reference_bytes_per_s"] = json!(self.reference.bytes_per_s);
         }
+        if self.spec.pattern == Pattern::Call {
+            value["in_flight"] = json!(self.spec.in_flight);
+        }
         value
     }
 }
@@ -313,6 +316,7 @@ mod tests {
             message_size: 1000,
             seconds: 1.0,
             rate: 1000.0,
+            in_flight: 1,
         };
         let mut latencies = new_histogram();
         (1..=1000).for_each(|ns| latencies.saturating_record(ns));

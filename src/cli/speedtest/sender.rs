@@ -14,7 +14,7 @@ use super::peer::{
 use super::receiver::stream_depth;
 use super::report::{self, Measured, Reference};
 use super::spec::{Control, Outcome, Pattern, Payload, Report, Spec, Transport, Wait};
-use super::{ChoiceArgs, RunArgs, cores, reference};
+use super::{ChoiceArgs, RunArgs, call, cores, reference};
 use crate::cli::Failure;
 use crate::{Node, Overflow, Publisher, Raw, Subscriber};
 
@@ -25,7 +25,7 @@ const WAKE_EARLY: Duration = Duration::from_micros(200);
 /// How long it waits for an answer before it looks whether the receiver is still there.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Share of the time that is not counted, at first.
-const WARM_UP: f64 = 0.1;
+pub(super) const WARM_UP: f64 = 0.1;
 /// Messages of a stream between two looks at the clock.
 const STREAM_BATCH: u64 = 256;
 
@@ -77,11 +77,12 @@ fn specs(choices: &ChoiceArgs, transport: Transport) -> Vec<Spec> {
         transport,
         payload: choices.payload.unwrap_or(match pattern {
             Pattern::Stream => Payload::Write,
-            Pattern::Ping | Pattern::Paced => Payload::Loan,
+            Pattern::Ping | Pattern::Paced | Pattern::Call => Payload::Loan,
         }),
         message_size,
         seconds: choices.seconds,
         rate: choices.rate,
+        in_flight: choices.in_flight,
     };
     let of_pattern = |pattern| sizes.iter().map(move |size| spec(pattern, *size));
     patterns.into_iter().flat_map(of_pattern).collect()
@@ -149,6 +150,9 @@ impl<'a> Sender<'a> {
     async fn measure(&mut self, spec: &Spec) -> Result<Measured, Failure> {
         self.check(spec)?;
         let bare_before = self.bare_tcp(spec)?;
+        if spec.pattern == Pattern::Call {
+            return self.calls(spec, bare_before).await;
+        }
         let mut data = self.node.publisher::<Raw>(&format!("{}/data", self.topic));
         if spec.pattern != Pattern::Paced {
             data = data.without_timestamps();
@@ -156,7 +160,7 @@ impl<'a> Sender<'a> {
         if spec.message_size > INLINE_BYTES {
             let count = match spec.pattern {
                 Pattern::Stream => stream_depth(spec) as usize + 2,
-                Pattern::Ping | Pattern::Paced => 4,
+                Pattern::Ping | Pattern::Paced | Pattern::Call => 4,
             };
             data = data.reserve(spec.message_size, count);
         }
@@ -172,7 +176,7 @@ impl<'a> Sender<'a> {
                         .build()?,
                 )
             }
-            Pattern::Paced | Pattern::Stream => None,
+            Pattern::Paced | Pattern::Stream | Pattern::Call => None,
         };
         say(&mut self.control, &Control::Start(*spec))?;
         let Some(Report::Ready { core: peer_core }) = hear(&mut self.reports, WORD_TIMEOUT)? else {
@@ -189,7 +193,7 @@ impl<'a> Sender<'a> {
                 ping(spec, &mut data, echo).await?
             }
             Pattern::Paced => self.paced(spec, &mut data).await?,
-            Pattern::Stream => stream(spec, &mut data).await?,
+            Pattern::Stream | Pattern::Call => stream(spec, &mut data).await?,
         };
         say(&mut self.control, &Control::Finish { sent })?;
         let Some(Report::Done(outcome)) = hear(&mut self.reports, 6 * WORD_TIMEOUT)? else {
@@ -207,6 +211,33 @@ impl<'a> Sender<'a> {
             .core
             .zip(peer_core)
             .map_or(Vec::new(), |(ours, theirs)| vec![ours, theirs]);
+        measured(*spec, &outcome, latencies, seconds, cores, reference)
+    }
+
+    /// Measures service calls.
+    async fn calls(&mut self, spec: &Spec, bare_before: Bare) -> Result<Measured, Failure> {
+        say(&mut self.control, &Control::Start(*spec))?;
+        let Some(Report::Ready { core: peer_core }) = hear(&mut self.reports, WORD_TIMEOUT)? else {
+            return Err(Failure::usage("the receiver is not ready"));
+        };
+        let mut caller = call::caller(self.node, &self.topic, spec).await?;
+        let before = self.reference(spec, peer_core)?;
+        let (count, seconds, latencies) = call::measure(spec, &mut caller).await?;
+        say(&mut self.control, &Control::Finish { sent: count })?;
+        let Some(Report::Done(mut outcome)) = hear(&mut self.reports, 6 * WORD_TIMEOUT)? else {
+            return Err(Failure::usage("the receiver did not report"));
+        };
+        outcome.received = count;
+        let after = self.reference(spec, peer_core)?;
+        drop(caller);
+        let bare_after = self.bare_tcp(spec)?;
+        let one_way = mid(bare_before.latency_ns, bare_after.latency_ns);
+        let one_way = one_way.or_else(|| mid(before, after));
+        let reference = Reference {
+            ns: one_way.map(|ns| 2 * ns),
+            bytes_per_s: None,
+        };
+        let cores = self.core.into_iter().chain(peer_core).collect();
         measured(*spec, &outcome, latencies, seconds, cores, reference)
     }
 
@@ -269,7 +300,7 @@ fn mid(before: Option<u64>, after: Option<u64>) -> Option<u64> {
 }
 
 /// Messages sent, seconds it took, and latencies if this end measured them.
-type Sending = (u64, f64, Option<Histogram<u64>>);
+pub(super) type Sending = (u64, f64, Option<Histogram<u64>>);
 
 /// Sleeps, then looks at the clock: the sender is on time, and asleep in between.
 pub(super) fn wait_until(due_ns: u64) {

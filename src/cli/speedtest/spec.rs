@@ -18,10 +18,12 @@ pub(super) enum Pattern {
     Paced,
     /// As fast as it goes, nothing lost: throughput
     Stream,
+    /// Service calls: whole round trips
+    Call,
 }
 
 impl Pattern {
-    pub(super) const ALL: [Self; 3] = [Self::Ping, Self::Paced, Self::Stream];
+    pub(super) const ALL: [Self; 4] = [Self::Ping, Self::Paced, Self::Stream, Self::Call];
 }
 
 /// How messages are waited for.
@@ -100,6 +102,8 @@ pub(super) struct Spec {
     pub(super) message_size: usize,
     pub(super) seconds: f64,
     pub(super) rate: f64,
+    /// Calls under way at once.
+    pub(super) in_flight: u32,
 }
 
 impl Spec {
@@ -225,6 +229,7 @@ mod tests {
             message_size: 0,
             seconds: 1.0,
             rate: 3.0,
+            in_flight: 1,
         };
         assert_eq!(spec.due_ns(0), 0);
         assert_eq!(spec.due_ns(3_000_000), 1_000_000_000_000_000);
