@@ -70,6 +70,10 @@ pub(crate) const REQUESTS: &str = "@requests/";
 /// First part of the names of topics with replies.
 pub(crate) const REPLIES: &str = "@replies/";
 
+/// Fewest requests or replies that may wait: beyond what is under way, so that credit for them is
+/// given long before it is needed.
+pub(crate) const RING_DEPTH_MIN: u32 = 64;
+
 /// What goes before the payload of a request or reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head {

@@ -420,6 +420,13 @@ impl<P: Payload> Subscriber<P> {
             Some(watch) => watch.link.end_spin(),
             None => self.end_pumping(),
         }
+        if self.is_networked {
+            let links = self
+                .channels
+                .iter()
+                .filter_map(|channel| channel.link.as_ref());
+            links.for_each(|link| link.replenish());
+        }
         // The rings of networks are filled by threads of this process. A channel that comes
         // meanwhile wakes whoever sleeps.
         if self.channels.iter().all(|channel| channel.link.is_some()) {

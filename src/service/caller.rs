@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use shmesh_shm::Received;
 
-use super::{CallError, HEAD_BYTES, Head, Kind, REPLIES, REQUESTS};
+use super::{CallError, HEAD_BYTES, Head, Kind, REPLIES, REQUESTS, RING_DEPTH_MIN};
 use crate::balance::{Balance, Channels, Groups};
 use crate::endpoint::Overflow;
 use crate::error::{Error, RecvError};
@@ -95,8 +95,9 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
         } = settings;
         let topic = |first: &str| format!("{first}{}", service.trim_start_matches('/'));
         let replies = node.subscriber::<Enveloped<R>>(&topic(REPLIES));
-        // Each call has its place: a reply always finds room.
-        let replies = replies.overflow(Overflow::DropNewest(max));
+        // Each call has its place, so that a reply always finds room; and a place more, so that no
+        // reply waits for credit over a network.
+        let replies = replies.overflow(Overflow::DropNewest((2 * max).max(RING_DEPTH_MIN)));
         let mut replies = replies.max_held(max + HELD_DEFAULT).build()?;
         replies.report_changes();
         let requests = node.publisher::<Enveloped<Q>>(&topic(REQUESTS));

@@ -7,7 +7,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use super::serving::{Serving, Settings};
-use super::{Head, Kind, REPLIES, REQUESTS};
+use super::{Head, Kind, REPLIES, REQUESTS, RING_DEPTH_MIN};
 use crate::endpoint::{ChannelKey, Overflow};
 use crate::error::{Error, RecvError};
 use crate::id::NodeId;
@@ -83,10 +83,11 @@ impl<Q: Payload, R: Body> ProviderBuilder<Q, R> {
         // Replies first: a caller that finds the other way open may be answered.
         let replies = self.node.publisher::<Enveloped<R>>(&topic(REPLIES));
         let replies = replies.without_timestamps().build()?;
-        let unread = handlers_max + pending_max;
+        let unread = (2 * (handlers_max + pending_max)).max(RING_DEPTH_MIN);
         let requests = self.node.subscriber::<Enveloped<Q>>(&topic(REQUESTS));
         let requests = requests.overflow(Overflow::DropNewest(unread));
-        let mut requests = requests.max_held(unread + 1).build()?;
+        let held_max = handlers_max + pending_max + 1;
+        let mut requests = requests.max_held(held_max).build()?;
         requests.report_changes();
         Ok(Provider {
             service: self.service,

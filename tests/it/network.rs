@@ -399,3 +399,54 @@ fn a_late_listener_has_lost_nothing_whichever_way() {
         assert_eq!(subscriber.stats().lost, 0);
     }
 }
+
+#[test]
+fn receivers_asleep_at_shallow_rings_get_on_without_a_heartbeat() {
+    let mesh = Mesh::start();
+    let remote = |name| {
+        let builder = mesh.builder(name).transports(Transports::Network);
+        builder.build_blocking().unwrap()
+    };
+    let (one, two) = (remote("one"), remote("two"));
+    let shallow = [
+        Overflow::DropNewest(1),
+        Overflow::Block {
+            depth: 1,
+            deadline: PATIENCE,
+        },
+        Overflow::DropNewest(2),
+    ];
+    for (round, overflow) in shallow.into_iter().enumerate() {
+        let topics = [0, 1].map(|way| format!("t{round}/{way}"));
+        let echo = {
+            let (two, topics) = (two.clone(), topics.clone());
+            std::thread::spawn(move || {
+                let pings = two.subscriber::<Raw>(&topics[0]).overflow(overflow);
+                let mut pings = pings.build().unwrap();
+                let mut pongs = two.publisher::<Raw>(&topics[1]).build().unwrap();
+                pongs.wait_for_listener_blocking(PATIENCE).unwrap();
+                for _ in 0..300 {
+                    let ping = pings.recv_blocking(PATIENCE).unwrap();
+                    pongs.publish_bytes(&ping).unwrap();
+                }
+            })
+        };
+        let mut pings = one.publisher::<Raw>(&topics[0]).build().unwrap();
+        let pongs = one.subscriber::<Raw>(&topics[1]).overflow(overflow);
+        let mut pongs = pongs.build().unwrap();
+        pings.wait_for_listener_blocking(PATIENCE).unwrap();
+        pongs.wait_for_publisher_blocking(PATIENCE).unwrap();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().unwrap();
+        // A second lost to each would be five minutes.
+        let all = async {
+            for number in 0..300 {
+                pings.publish_bytes(&payload(number, 40)).unwrap();
+                assert!(is_intact(&pongs.recv().await.unwrap(), number));
+            }
+        };
+        let all = async { tokio::time::timeout(PATIENCE, all).await };
+        runtime.block_on(all).expect("no wait for a heartbeat");
+        echo.join().unwrap();
+    }
+}

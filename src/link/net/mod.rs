@@ -88,6 +88,8 @@ pub(crate) struct NetLink {
     is_full: AtomicBool,
     /// True if something was left for the task to write: who spins may do it as well.
     is_left_over: AtomicBool,
+    /// True if a peer may have no credit left for one of our subscribers.
+    is_starved: AtomicBool,
     /// How publishers' own writes follow each other.
     haste: Mutex<Haste>,
 }
@@ -415,9 +417,33 @@ impl NetLink {
             self.frames_there.store(true, Ordering::Release);
             self.has_frames.notify_one();
         }
-        match reader.grant(|credit| self.send_credit(credit)) {
+        match self.grant(reader) {
             Ok(()) => pumped,
             Err(error) => Pumped::Failed(error),
+        }
+    }
+
+    /// Gives the credit that is due.
+    fn grant(&self, reader: &mut Reader) -> Result<(), Error> {
+        let granted = reader.grant(|credit| self.send_credit(credit));
+        // Release: pairs with the Acquire in `replenish`.
+        let is_starved = reader.is_out_of_credit();
+        self.is_starved.store(is_starved, Ordering::Release);
+        granted
+    }
+
+    /// A receiver that may read the socket itself has taken what there was and goes to sleep: what
+    /// it took is credit that nobody gives before something else comes, which may need it.
+    pub(crate) fn replenish(&self) {
+        // Acquire: what was said of messages that were taken since.
+        if !self.is_starved.load(Ordering::Acquire) {
+            return;
+        }
+        match try_lock(&self.reader) {
+            // An error is seen by who reads next.
+            Some(mut reader) => drop(self.grant(&mut reader)),
+            // Whoever reads may have looked at the ring before.
+            None => self.room.event.signal(),
         }
     }
 

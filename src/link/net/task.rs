@@ -141,6 +141,7 @@ impl Task {
             watcher: AtomicU64::new(0),
             watched_ns: AtomicU64::new(0),
             unleased: Notify::new(),
+            is_starved: AtomicBool::new(false),
             spun_ns: AtomicU64::new(0),
             heard_ns: AtomicU64::new(monotonic_ns()),
             haste: Mutex::new(Haste::default()),
@@ -272,7 +273,7 @@ impl Task {
 
     /// Sees to it that subscribers that make room wake us while their publishers cannot send.
     fn watch_room(&mut self) -> Result<(), Error> {
-        if self.link.is_leased() {
+        if self.link.is_spun() {
             // Who spins gives credit as it reads.
             return Ok(());
         }
@@ -283,7 +284,7 @@ impl Task {
         }
         self.room.begin_park_inside();
         // What was taken before they saw that we are parked.
-        reader.grant(|credit| self.link.send_credit(credit))
+        self.link.grant(&mut reader)
     }
 
     async fn sleep(&mut self) -> Result<(), Error> {
