@@ -14,6 +14,9 @@ mod message;
 pub use message::{Message, Payload, Raw, Validation};
 pub use shmesh_shm::Trusted;
 
+mod codec;
+pub use codec::{Codec, CodecError, Coded, Json, JsonCodec, MsgPack, MsgPackCodec};
+
 mod node;
 pub use node::{
     ADVERTISE_VARIABLE, COORDINATOR_VARIABLE, LISTEN_VARIABLE, Node, NodeBuilder,

@@ -21,6 +21,8 @@ pub const AUTH_KEY_BYTES_MAX: usize = 4096;
 pub const TYPE_NAME_BYTES_MAX: usize = 256;
 /// Longest path of a node's socket in bytes: what `sockaddr_un` has room for.
 pub const SOCKET_PATH_BYTES_MAX: usize = 108;
+/// Longest name of a user's own encoding in bytes.
+pub const ENCODING_NAME_BYTES_MAX: usize = 32;
 /// Most addresses a node announces.
 pub const ADDRESSES_PER_NODE_MAX: usize = 8;
 /// Longest address of a node in bytes: an IPv6 one with its zone and port, or a host name.
@@ -30,6 +32,9 @@ pub const ADDRESS_BYTES_MAX: usize = 80;
 pub const MESSAGE_BYTES_MAX: usize = CHUNK_BYTES_MAX;
 /// Deepest nesting of an archive: each level costs stack while it is validated.
 pub const ARCHIVE_DEPTH_MAX: usize = 64;
+/// Deepest nesting of a JSON or MessagePack value, for the same reason. It is what `serde_json`
+/// allows, where it cannot be set.
+pub const CODED_DEPTH_MAX: usize = 127;
 
 /// Unread messages of a subscription unless it says otherwise.
 pub const DEPTH_DEFAULT: u32 = 16;
@@ -142,6 +147,8 @@ const _: () = assert!(
     NODE_NAME_BYTES_MAX + SOCKET_PATH_BYTES_MAX + ADDRESSES_PER_NODE_MAX * (ADDRESS_BYTES_MAX + 3)
         <= CHANGE_BYTES_MAX - 128
 );
-const _: () = assert!(TOPIC_NAME_BYTES_MAX + TYPE_NAME_BYTES_MAX <= CHANGE_BYTES_MAX - 128);
+const _: () = assert!(
+    TOPIC_NAME_BYTES_MAX + TYPE_NAME_BYTES_MAX + ENCODING_NAME_BYTES_MAX <= CHANGE_BYTES_MAX - 128
+);
 const _: () = assert!(DEPTH_MAX as usize <= SLOTS_PER_LINK_MAX);
 const _: () = assert!(ARENA_SEGMENTS_MAX > 1024);

@@ -318,8 +318,9 @@ impl NodeShared {
         self.commanded.notify_one();
     }
 
-    /// Refuses a type that somebody on the topic is known not to share.
+    /// Refuses a type that nobody may have, or that somebody on the topic is known not to share.
     fn check_type(&self, role: Role, topic: &str, ty: &TopicType) -> Result<(), Error> {
+        ty.check()?;
         let others = match role {
             Role::Publisher => Role::Subscriber,
             Role::Subscriber => Role::Publisher,

@@ -5,6 +5,7 @@
     clippy::cast_possible_truncation
 )]
 
+mod codecs;
 mod coordinator;
 mod corpora;
 mod faults;
