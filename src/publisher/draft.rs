@@ -221,13 +221,14 @@ impl Writer<rancor::Error> for ArchiveWriter<'_> {
 impl io::Write for ArchiveWriter<'_> {
     #[inline]
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.append(bytes) {
-            Ok(()) => Ok(bytes.len()),
-            Err(error) => {
-                self.error = Some(error);
-                Err(io::Error::other(Unwritable))
+        // After an error all is in vain, and need not look for memory each time.
+        if self.error.is_none() {
+            match self.append(bytes) {
+                Ok(()) => return Ok(bytes.len()),
+                Err(error) => self.error = Some(error),
             }
         }
+        Err(io::Error::other(Unwritable))
     }
 
     fn flush(&mut self) -> io::Result<()> {
