@@ -23,6 +23,9 @@ pub use node::{
     RUNTIME_DIR_VARIABLE, Transports, with_port,
 };
 
+mod compression;
+pub use compression::Compression;
+
 mod publisher;
 pub use publisher::{ArchiveWriter, Loan, Publisher, PublisherBuilder, PublisherStats, Sent};
 

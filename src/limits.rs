@@ -73,6 +73,13 @@ pub const WRITE_AFTER_BYTES: usize = 64 << 10;
 /// And no fewer messages than these: what a write costs beside its bytes is shared by them, which
 /// counts where there are many links.
 pub const WRITE_AFTER_MESSAGES: usize = 4;
+/// Payloads of so many bytes or fewer are not compressed unless told: they fit in a packet.
+pub const COMPRESS_ABOVE_BYTES_DEFAULT: usize = 1 << 10;
+/// Largest payload that is compressed, in bytes: other messages of the link wait meanwhile, some
+/// tens of milliseconds.
+pub const COMPRESS_BYTES_MAX: usize = 16 << 20;
+/// How many bytes a compressed one may stand for: LZ4 cannot do more.
+pub const PACKED_RATIO_MAX: usize = 255;
 /// A receiver that spins reads its links itself; they are read for it again after so many
 /// milliseconds without a look.
 pub const SPIN_LEASE_MS: u64 = 5;
@@ -150,5 +157,6 @@ const _: () = assert!(
 const _: () = assert!(
     TOPIC_NAME_BYTES_MAX + TYPE_NAME_BYTES_MAX + ENCODING_NAME_BYTES_MAX <= CHANGE_BYTES_MAX - 128
 );
+const _: () = assert!(COMPRESS_BYTES_MAX <= MESSAGE_BYTES_MAX);
 const _: () = assert!(DEPTH_MAX as usize <= SLOTS_PER_LINK_MAX);
 const _: () = assert!(ARENA_SEGMENTS_MAX > 1024);

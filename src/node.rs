@@ -9,6 +9,7 @@ use std::time::Duration;
 use shmesh_shm::{BellPage, Counters, Fencing, Origin, Parker, StatusPage, register_membarrier};
 use tokio::sync::{Notify, oneshot, watch};
 
+use crate::compression::Compression;
 use crate::driver::{self, Command, DriverConfig, NetworkSetup};
 use crate::endpoint::SubscriberShared;
 use crate::endpoint::{Inbox, Outlets, Overflow, PublisherShared, lock};
@@ -145,6 +146,13 @@ impl NodeBuilder {
     /// set: those in the environment variable `SHMESH_ADVERTISE`, with commas between.
     pub fn advertise(mut self, address: impl Into<String>) -> Self {
         self.network.advertise.push(address.into());
+        self
+    }
+
+    /// Compresses large payloads on the way to nodes of other hosts that do so, too; not at all
+    /// unless set. What goes through shared memory is never compressed.
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.network.compression = Some(compression);
         self
     }
 

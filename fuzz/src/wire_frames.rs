@@ -4,10 +4,11 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
-use shmesh::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
+use shmesh::limits::{COMPRESS_BYTES_MAX, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, PACKED_RATIO_MAX};
 use shmesh::link::session::LinkFrame;
 use shmesh::link::wire::{
-    self, Frame, HEADER_BYTES, Item, Kind, MESSAGE_HEADER_BYTES, MessageHeader, WireError,
+    self, Frame, HEADER_BYTES, Item, Kind, MESSAGE_HEADER_BYTES, MessageHeader,
+    PACKED_HEADER_BYTES, PackedHeader, WireError,
 };
 use shmesh::membership::{FromCoordinator, FromNode};
 
@@ -46,6 +47,7 @@ pub fn run(input: &[u8]) {
 enum Seen {
     Frame { kind: Kind, body: Range<usize> },
     Message { at: usize, header: MessageHeader },
+    Packed { at: usize, header: PackedHeader },
 }
 
 /// One that reads a stream from its beginning, of which there is more each time.
@@ -77,6 +79,11 @@ impl Reader {
                     self.at += MESSAGE_HEADER_BYTES + header.len;
                     self.seen.push(Seen::Message { at, header });
                 }
+                Ok(Some(Item::Packed(header))) => {
+                    let at = self.at;
+                    self.at += PACKED_HEADER_BYTES + header.packed_len;
+                    self.seen.push(Seen::Packed { at, header });
+                }
                 Ok(None) => {
                     assert!(is_worth_waiting_for(rest), "{rest:?}");
                     return;
@@ -94,6 +101,9 @@ fn is_worth_waiting_for(rest: &[u8]) -> bool {
         return is_ours;
     };
     let len = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
+    if header[2] == 5 {
+        return is_ours && rest.len() < PACKED_HEADER_BYTES && len <= COMPRESS_BYTES_MAX;
+    }
     is_ours && matches!(header[2], 1..=3) && len <= FRAME_BYTES_MAX - HEADER_BYTES
 }
 
@@ -104,6 +114,14 @@ fn check_items(stream: &[u8], seen: &[Seen]) {
                 assert!(header.len <= MESSAGE_BYTES_MAX);
                 let mut bytes = header.encode();
                 // The reserved byte is not looked at.
+                bytes[3] = stream[at + 3];
+                assert!(stream[*at..].starts_with(&bytes), "{header:?}");
+            }
+            Seen::Packed { at, header } => {
+                let (len, packed_len) = (header.message.len, header.packed_len);
+                assert!(len <= COMPRESS_BYTES_MAX && packed_len < len);
+                assert!(len.div_ceil(packed_len) <= PACKED_RATIO_MAX);
+                let mut bytes = header.encode();
                 bytes[3] = stream[at + 3];
                 assert!(stream[*at..].starts_with(&bytes), "{header:?}");
             }

@@ -6,6 +6,7 @@
 )]
 
 mod codecs;
+mod compression;
 mod coordinator;
 mod corpora;
 mod faults;

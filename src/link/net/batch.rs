@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use shmesh_shm::Received;
 
-use crate::link::wire::MessageHeader;
+use crate::compression::{Compression, Packer};
+use crate::link::wire::{MessageHeader, PackedHeader};
 
 /// Bytes that are gathered for one write, if there are so many.
 pub(super) const BATCH_BYTES: usize = 256 << 10;
@@ -25,7 +26,8 @@ enum Part {
 }
 
 /// An inline payload has to be copied out of its slot whatever comes then, and is copied behind its
-/// header; one in a chunk is written from there.
+/// header; one in a chunk is written from there, unless it is compressed: then it is behind its
+/// header as well.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     buffer: Vec<u8>,
@@ -34,9 +36,18 @@ pub(super) struct Batch {
     written: usize,
     /// Bytes that are not written yet.
     len: usize,
+    /// Where payloads are compressed.
+    packer: Option<Box<Packer>>,
 }
 
 impl Batch {
+    pub(super) fn new(compression: Option<Compression>) -> Self {
+        Self {
+            packer: compression.map(|compression| Box::new(Packer::new(compression))),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
@@ -62,6 +73,9 @@ impl Batch {
             sent_ns: message.sent_ns(),
             len: message.len(),
         };
+        if self.packer.is_some() && !message.is_inline() && self.push_packed(header, &message) {
+            return;
+        }
         self.buffer.extend_from_slice(&header.encode());
         if message.is_inline() {
             self.buffer.extend_from_slice(message.bytes());
@@ -71,6 +85,25 @@ impl Batch {
             self.len += message.len();
             self.parts.push_back(Part::Payload(message));
         }
+    }
+
+    /// Puts a message in whose payload is compressed, if that helps.
+    #[inline(never)]
+    fn push_packed(&mut self, message: MessageHeader, payload: &Received) -> bool {
+        let start = self.buffer.len();
+        let packer = self.packer.as_mut();
+        let Some(packed) = packer.and_then(|packer| packer.pack(payload.bytes())) else {
+            return false;
+        };
+        let packed_len = packed.len();
+        let header = PackedHeader {
+            message,
+            packed_len,
+        };
+        self.buffer.extend_from_slice(&header.encode());
+        self.buffer.extend_from_slice(packed);
+        self.note_bytes(start);
+        true
     }
 
     #[inline]
@@ -132,6 +165,9 @@ impl Batch {
     pub(super) fn shrink(&mut self) {
         self.buffer.shrink_to(BUFFER_BYTES_KEPT);
         self.parts.shrink_to(BUFFER_BYTES_KEPT / size_of::<Part>());
+        if let Some(packer) = &mut self.packer {
+            packer.shrink();
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use shmesh_shm::Block;
 
 use super::batch::Batch;
+use crate::compression::Compression;
 use crate::endpoint::RxChannel;
 use crate::error::Error;
 use crate::link::session::LinkFrame;
@@ -117,6 +118,13 @@ pub(super) struct Writer {
 }
 
 impl Writer {
+    pub(super) fn new(compression: Option<Compression>) -> Self {
+        Self {
+            batch: Batch::new(compression),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn take_news(&mut self, news: Vec<FeedEvent>) {
         for event in news {
             match event {
