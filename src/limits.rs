@@ -75,9 +75,9 @@ pub const WRITE_AFTER_BYTES: usize = 64 << 10;
 pub const WRITE_AFTER_MESSAGES: usize = 4;
 /// Payloads of so many bytes or fewer are not compressed unless told: they fit in a packet.
 pub const COMPRESS_ABOVE_BYTES_DEFAULT: usize = 1 << 10;
-/// Largest payload that is compressed, in bytes: other messages of the link wait meanwhile, some
-/// tens of milliseconds.
-pub const COMPRESS_BYTES_MAX: usize = 16 << 20;
+/// Largest payload that is compressed, in bytes: a frame of a camera. Whoever writes needs about a
+/// nanosecond for each, and the link's other messages wait meanwhile.
+pub const COMPRESS_BYTES_MAX: usize = 8 << 20;
 /// How many bytes a compressed one may stand for: LZ4 cannot do more.
 pub const PACKED_RATIO_MAX: usize = 255;
 /// A receiver that spins reads its links itself; they are read for it again after so many

@@ -340,7 +340,9 @@ fn within(what: &'static str, found: usize, max: usize) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::{CHANGES_PER_FRAME_MAX, NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
+    use crate::limits::{
+        CHANGES_PER_FRAME_MAX, ENCODING_NAME_BYTES_MAX, NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX,
+    };
     use crate::link::wire::{Kind, encode};
     use crate::membership::FromCoordinator;
     use proptest::prelude::*;
@@ -433,6 +435,28 @@ mod tests {
     }
 
     #[test]
+    fn encodings_of_users_have_plain_names() {
+        let mut topology = Topology::default();
+        topology.apply(&Change::NodeUp(node(1))).unwrap();
+        let mut topic = endpoint(0, Role::Publisher, "a");
+        for name in [
+            "",
+            "\x1b]52;",
+            "*",
+            &"x".repeat(ENCODING_NAME_BYTES_MAX + 1),
+            "cbor",
+        ] {
+            topic.ty.encoding = Encoding::Custom(name.into());
+            let up = Change::EndpointUp {
+                node: NodeId(1),
+                endpoint: topic.clone(),
+            };
+            assert_eq!(topology.apply(&up).is_ok(), name == "cbor", "{name:?}");
+        }
+        assert_eq!(topic.ty.to_string(), "bytes (Custom(\"cbor\"))");
+    }
+
+    #[test]
     fn the_largest_changes_fit_into_one_frame() {
         let largest_node = NodeInfo {
             name: "x".repeat(NODE_NAME_BYTES_MAX),
@@ -444,6 +468,7 @@ mod tests {
         };
         let mut largest_endpoint = endpoint(0, Role::Subscriber, &"x".repeat(TOPIC_NAME_BYTES_MAX));
         largest_endpoint.ty.name = "x".repeat(TYPE_NAME_BYTES_MAX);
+        largest_endpoint.ty.encoding = Encoding::Custom("x".repeat(ENCODING_NAME_BYTES_MAX));
         let mut topology = Topology::default();
         let changes = [
             Change::NodeUp(largest_node.clone()),

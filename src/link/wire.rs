@@ -233,14 +233,14 @@ impl PackedHeader {
             return Ok(None);
         };
         let message = MessageHeader::decode(header)?;
-        let Some(packed_len) = rest.first_chunk() else {
-            return Ok(None);
-        };
-        let packed_len = u32::from_le_bytes(*packed_len) as usize;
         let (len, max) = (message.len, COMPRESS_BYTES_MAX);
         if len > max {
             return Err(WireError::TooLong { len, max });
         }
+        let Some(packed_len) = rest.first_chunk() else {
+            return Ok(None);
+        };
+        let packed_len = u32::from_le_bytes(*packed_len) as usize;
         if packed_len >= len || len > packed_len.saturating_mul(PACKED_RATIO_MAX) {
             return Err(WireError::Packed { packed_len, len });
         }

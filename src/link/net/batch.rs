@@ -38,6 +38,8 @@ pub(super) struct Batch {
     len: usize,
     /// Where payloads are compressed.
     packer: Option<Box<Packer>>,
+    /// Bytes that this saved of what was gathered since the batch was empty.
+    saved: usize,
 }
 
 impl Batch {
@@ -52,9 +54,15 @@ impl Batch {
         self.parts.is_empty()
     }
 
-    /// True if more may be put in.
+    /// True if more may be put in. What compression saved counts as if it were there: it took the
+    /// longer.
     pub(super) fn has_room(&self) -> bool {
-        self.len < BATCH_BYTES && self.parts.len() + 2 <= SLICES_MAX
+        self.len + self.saved < BATCH_BYTES && self.parts.len() + 2 <= SLICES_MAX
+    }
+
+    /// See [`has_room`](Self::has_room).
+    pub(super) fn saved(&self) -> usize {
+        self.saved
     }
 
     pub(super) fn push_frame(&mut self, frame: &[u8]) {
@@ -96,6 +104,7 @@ impl Batch {
             return false;
         };
         let packed_len = packed.len();
+        self.saved += message.len - packed_len;
         let header = PackedHeader {
             message,
             packed_len,
@@ -159,6 +168,7 @@ impl Batch {
             self.parts.pop_front();
         }
         self.buffer.clear();
+        self.saved = 0;
     }
 
     /// Gives back the room that nothing is in, but for a little.
@@ -181,10 +191,14 @@ mod tests {
     use shmesh_shm::{Arena, ChunkRef, Consumer, Head, HeapStore, Mode, Producer, RingConfig};
 
     use super::*;
-    use crate::link::wire::MESSAGE_HEADER_BYTES;
+    use crate::link::wire::{MESSAGE_HEADER_BYTES, PACKED_HEADER_BYTES};
 
     /// Messages of these sizes, inline ones and some in chunks, and what they are on the wire.
     fn filled(sizes: &[usize]) -> (Batch, Vec<u8>) {
+        filled_with(sizes, None)
+    }
+
+    fn filled_with(sizes: &[usize], compression: Option<Compression>) -> (Batch, Vec<u8>) {
         let config = RingConfig {
             depth: 64,
             mode: Mode::Keep,
@@ -197,7 +211,7 @@ mod tests {
         let mut arena = Arena::new(HeapStore, 1 << 20);
         let (number, block) = arena.grow(4000).unwrap();
         consumer.add_segment(number, block).unwrap();
-        let (mut batch, mut expected) = (Batch::default(), Vec::new());
+        let (mut batch, mut expected) = (Batch::new(compression), Vec::new());
         for (sequence, size) in (0..).zip(sizes) {
             let head = Head {
                 sequence,
@@ -264,6 +278,26 @@ mod tests {
             steps.pop_front().unwrap_or(1)
         });
         assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn what_compression_saves_counts_as_gathered_until_all_is_written() {
+        let compression = Some(Compression::Lz4 { above_bytes: 1000 });
+        let sizes = [3000, 96, 1000, 2000];
+        let (mut batch, _) = filled_with(&sizes, compression);
+        let plain = filled(&sizes).0;
+        let packed_headers = 2 * (PACKED_HEADER_BYTES - MESSAGE_HEADER_BYTES);
+        assert!(batch.len < 2500 && batch.saved > 3000);
+        assert_eq!(batch.len + batch.saved, plain.len + packed_headers);
+        assert_eq!(
+            batch.slices().count(),
+            3,
+            "only what is not packed is a slice of its own"
+        );
+        batch.saved = BATCH_BYTES;
+        assert!(!batch.has_room());
+        written(&mut batch, || 100);
+        assert!(batch.saved == 0 && batch.has_room());
     }
 
     #[test]

@@ -202,6 +202,7 @@ impl Writer {
                     return Flushed::Idle;
                 }
                 is_all = self.batch.has_room();
+                count += self.batch.saved();
             }
             match self.batch.with_slices(&mut write) {
                 Ok(0) => return failed(Errno::PIPE),
