@@ -1,13 +1,17 @@
 //! Compressed payloads: where both ends want them and they help, whole, counted, and never more
 //! than they may be.
 
+use std::io::Write as _;
+use std::time::Duration;
+
 use shmesh::limits::{COMPRESS_BYTES_MAX, PACKED_RATIO_MAX};
-use shmesh::link::wire::{MessageHeader, PackedHeader};
-use shmesh::{Compression, Node, NodeBuilder, Overflow, Raw, Subscriber, Transports};
+use shmesh::link::session::LinkFrame;
+use shmesh::link::wire::{Kind, MessageHeader, PackedHeader, encode};
+use shmesh::{Compression, Node, NodeBuilder, Overflow, Publisher, Raw, Subscriber, Transports};
 
 use crate::proxy::Proxy;
 use crate::stranger::{FakePublisher, Stranger, message};
-use crate::support::{Mesh, PATIENCE, eventually, free_address, is_intact, number, payload};
+use crate::support::{Mesh, PATIENCE, eventually, free_address, is_intact, payload};
 
 /// Around the bound, around what is read at once, and the largest that is compressed and beyond.
 const SIZES: [usize; 9] = [
@@ -37,24 +41,58 @@ fn compressing(is_it: bool) -> impl Fn(NodeBuilder) -> NodeBuilder {
     }
 }
 
-/// What goes over the wire for some messages between nodes that compress or do not.
-fn bytes_on_the_wire(sender: bool, receiver: bool, payloads: &[Vec<u8>]) -> u64 {
-    let mesh = Mesh::start();
-    let proxy = Proxy::start();
-    let receiver = proxy.node_behind_with(&mesh, "receiver", compressing(receiver));
-    let sender = loop {
-        let builder = compressing(sender)(mesh.builder("sender"));
-        let builder = builder.transports(Transports::Network);
-        let node = builder.build_blocking().unwrap();
-        // The smaller id dials, and only that way leads through the proxy.
-        if node.id() < receiver.id() {
-            break node;
+/// A publisher and a subscriber in nodes that compress or do not, with a proxy between them.
+struct Pair {
+    proxy: Proxy,
+    publisher: Publisher<Raw>,
+    subscriber: Subscriber<Raw>,
+    _nodes: [Node; 2],
+    _mesh: Mesh,
+}
+
+impl Pair {
+    fn new(sender: bool, receiver: bool, overflow: Overflow) -> Self {
+        let mesh = Mesh::start();
+        let proxy = Proxy::start();
+        let receiver = proxy.node_behind_with(&mesh, "receiver", compressing(receiver));
+        let sender = loop {
+            let builder = compressing(sender)(mesh.builder("sender"));
+            let builder = builder.transports(Transports::Network);
+            let node = builder.build_blocking().unwrap();
+            // The smaller id dials, and only that way leads through the proxy.
+            if node.id() < receiver.id() {
+                break node;
+            }
+        };
+        let subscriber = receiver.subscriber::<Raw>("t").overflow(overflow);
+        let subscriber = subscriber.build().unwrap();
+        let mut publisher = sender.publisher::<Raw>("t").build().unwrap();
+        publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+        assert!(proxy.bytes() > 0, "it is between them");
+        Self {
+            proxy,
+            publisher,
+            subscriber,
+            _nodes: [sender, receiver],
+            _mesh: mesh,
         }
-    };
-    let subscriber = receiver.subscriber::<Raw>("t").overflow(WAITING);
-    let mut subscriber = subscriber.build().unwrap();
-    let mut publisher = sender.publisher::<Raw>("t").build().unwrap();
-    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    }
+
+    fn send(&mut self, size: usize) {
+        let number = self.publisher.stats().sent;
+        let payload = payload(number, size);
+        self.publisher.publish_bytes(&payload).unwrap();
+    }
+}
+
+/// What goes over the wire for some messages.
+fn bytes_on_the_wire(sender: bool, receiver: bool, payloads: &[Vec<u8>]) -> u64 {
+    let Pair {
+        proxy,
+        publisher,
+        subscriber,
+        ..
+    } = &mut Pair::new(sender, receiver, WAITING);
     let before = proxy.bytes();
     for payload in payloads {
         publisher.publish_bytes(payload).unwrap();
@@ -104,60 +142,43 @@ fn what_does_not_shrink_goes_as_it_is() {
 
 #[test]
 fn messages_over_links_that_break_are_counted_exactly() {
-    let mesh = Mesh::start();
-    let proxy = Proxy::start();
-    let mut receiver = mesh.child_with("receiver", "tcp lz4");
-    assert_eq!(receiver.ask("sub t keep 4096 8"), "ok");
-    let node = proxy.node_behind_with(&mesh, "sender", compressing(true));
-    let mut publisher = node.publisher::<Raw>("t").build().unwrap();
-    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
-    let mut sent = 0;
+    let mut pair = Pair::new(true, true, Overflow::KeepLast(4096));
     for round in 0..4 {
         for _ in 0..100 {
-            publisher.publish_bytes(&payload(sent, 50_000)).unwrap();
-            sent += 1;
+            pair.send(50_000);
         }
         if round % 2 == 0 {
-            proxy.cut_in_mid_frame();
+            pair.proxy.cut_in_mid_frame();
         } else {
-            proxy.reset_all();
+            pair.proxy.reset_all();
         }
         for _ in 0..100 {
-            publisher.publish_bytes(&payload(sent, 2000)).unwrap();
-            sent += 1;
+            pair.send(2000);
             std::thread::yield_now();
         }
     }
     eventually("all are counted", || {
-        publisher.publish_bytes(&payload(sent, 3000)).unwrap();
-        sent += 1;
-        let answer = receiver.ask("drain");
-        assert_eq!(number(&answer, "damaged"), 0, "{answer}");
-        let counted = number(&answer, "received") + number(&answer, "lost");
-        assert!(counted <= sent, "{answer} of {sent}: counted twice");
-        counted == sent
+        pair.send(3000);
+        while let Some(sample) = pair.subscriber.try_recv().unwrap() {
+            assert!(is_intact(&sample, sample.sequence()));
+        }
+        let (stats, sent) = (pair.subscriber.stats(), pair.publisher.stats().sent);
+        assert!(stats.received + stats.lost <= sent, "counted twice");
+        stats.received + stats.lost == sent
     });
 }
 
 #[test]
 fn a_compressed_message_may_come_in_pieces() {
-    let mesh = Mesh::start();
-    let proxy = Proxy::start();
-    proxy.trickle(true);
-    let mut receiver = mesh.child_with("receiver", "tcp lz4");
-    assert_eq!(receiver.ask("sub t 30000 16 8"), "ok");
-    let node = proxy.node_behind_with(&mesh, "sender", compressing(true));
-    let mut publisher = node.publisher::<Raw>("t").build().unwrap();
-    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    let mut pair = Pair::new(true, true, WAITING);
+    pair.proxy.trickle(true);
     for (number, size) in (0..).zip([2000, 100, 100_000, 1025]) {
-        publisher.publish_bytes(&payload(number, size)).unwrap();
+        pair.send(size);
+        let sample = pair.subscriber.recv_blocking(PATIENCE).unwrap();
+        assert_eq!((sample.sequence(), sample.len()), (number, size));
+        assert!(is_intact(&sample, number));
     }
-    let answer = receiver.ask("recv 4");
-    assert_eq!(number(&answer, "received"), 4);
-    assert_eq!(
-        (number(&answer, "lost"), number(&answer, "damaged")),
-        (0, 0)
-    );
+    assert_eq!(pair.subscriber.stats().lost, 0);
 }
 
 /// A node that a stranger says it is a publisher to.
@@ -212,9 +233,16 @@ fn block_of(number: u64, size: usize) -> Vec<u8> {
     lz4_flex::block::compress(&payload(number, size))
 }
 
-/// What such a message is to be, and the link it comes over to end with it.
+/// True if the node hangs up after that, though the link is not silent.
 fn is_cut_off(link: &mut Stranger, message: &[u8]) -> bool {
     link.send(message);
+    let mut stream = link.stream.try_clone().unwrap();
+    let beat = encode(Kind::Link, &LinkFrame::Heartbeat).unwrap();
+    std::thread::spawn(move || {
+        while stream.write_all(&beat).is_ok() {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    });
     link.hear().is_none()
 }
 

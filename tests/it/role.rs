@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use shmesh::{
-    AuthKey, Compression, Node, NodeBuilder, Overflow, Publisher, Raw, RecvError, Sample,
-    Subscriber, Transports,
+    AuthKey, Node, NodeBuilder, Overflow, Publisher, Raw, RecvError, Sample, Subscriber, Transports,
 };
 
 use crate::support::{PATIENCE, is_intact, payload};
@@ -293,7 +292,6 @@ fn choose(builder: NodeBuilder, option: &&str) -> Result<NodeBuilder, Box<dyn st
         "key" => builder.auth_key(AuthKey::from_file(value)?),
         "listen" => builder.listen(value),
         "advertise" => builder.advertise(value),
-        "lz4" => builder.compression(Compression::default()),
         "patient" => builder.join_timeout(PATIENCE),
         _ => return Err(format!("unknown option {option}").into()),
     })
