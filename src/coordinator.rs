@@ -62,6 +62,7 @@ impl Coordinator {
             id: NodeId(u128::from(epoch)),
             side: Side::Coordinator,
             purpose: Purpose::Membership,
+            packs: false,
             credentials: Credentials::default(),
         };
         let mesh = Arc::new(Mesh {

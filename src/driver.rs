@@ -167,6 +167,7 @@ impl<'a> Driver<'a> {
             bells: Arc::clone(&shared.bells),
             fencing: shared.fencing,
             events: links.events.clone(),
+            compression: config.network.compression,
         };
         let net = NetThread::new(&shared.info.name, net_config);
         let mut tasks = JoinSet::new();

@@ -138,6 +138,9 @@ pub enum Error {
     /// A value that rkyv could not archive.
     #[error("cannot archive the message: {0}")]
     Archive(String),
+    /// A value that its codec could not encode.
+    #[error("cannot encode the message: {0}")]
+    Encode(String),
     /// Somebody on the topic has another type.
     #[error("topic {topic} carries {theirs} at node {node}, but {ours} here")]
     TypeMismatch {

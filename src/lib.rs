@@ -14,11 +14,17 @@ mod message;
 pub use message::{Body, Message, Payload, Raw, Validation};
 pub use shmesh_shm::Trusted;
 
+mod codec;
+pub use codec::{Codec, CodecError, Coded, Json, JsonCodec, MsgPack, MsgPackCodec};
+
 mod node;
 pub use node::{
     ADVERTISE_VARIABLE, COORDINATOR_VARIABLE, LISTEN_VARIABLE, Node, NodeBuilder,
     RUNTIME_DIR_VARIABLE, Transports, with_port,
 };
+
+mod compression;
+pub use compression::Compression;
 
 mod publisher;
 #[doc(hidden)]

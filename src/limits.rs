@@ -21,6 +21,8 @@ pub const AUTH_KEY_BYTES_MAX: usize = 4096;
 pub const TYPE_NAME_BYTES_MAX: usize = 256;
 /// Longest path of a node's socket in bytes: what `sockaddr_un` has room for.
 pub const SOCKET_PATH_BYTES_MAX: usize = 108;
+/// Longest name of a user's own encoding in bytes.
+pub const ENCODING_NAME_BYTES_MAX: usize = 32;
 /// Most addresses a node announces.
 pub const ADDRESSES_PER_NODE_MAX: usize = 8;
 /// Longest address of a node in bytes: an IPv6 one with its zone and port, or a host name.
@@ -30,6 +32,9 @@ pub const ADDRESS_BYTES_MAX: usize = 80;
 pub const MESSAGE_BYTES_MAX: usize = CHUNK_BYTES_MAX;
 /// Deepest nesting of an archive: each level costs stack while it is validated.
 pub const ARCHIVE_DEPTH_MAX: usize = 64;
+/// Deepest nesting of a JSON or MessagePack value, for the same reason. It is what `serde_json`
+/// allows, where it cannot be set.
+pub const CODED_DEPTH_MAX: usize = 127;
 
 /// Unread messages of a subscription unless it says otherwise.
 pub const DEPTH_DEFAULT: u32 = 16;
@@ -85,6 +90,13 @@ pub const WRITE_AFTER_BYTES: usize = 64 << 10;
 /// And no fewer messages than these: what a write costs beside its bytes is shared by them, which
 /// counts where there are many links.
 pub const WRITE_AFTER_MESSAGES: usize = 4;
+/// Payloads of so many bytes or fewer are not compressed unless told: they fit in a packet.
+pub const COMPRESS_ABOVE_BYTES_DEFAULT: usize = 1 << 10;
+/// Largest payload that is compressed, in bytes: a frame of a camera. Whoever writes needs about a
+/// nanosecond for each, and the link's other messages wait meanwhile.
+pub const COMPRESS_BYTES_MAX: usize = 8 << 20;
+/// How many bytes a compressed one may stand for: LZ4 cannot do more.
+pub const PACKED_RATIO_MAX: usize = 255;
 /// A receiver that spins reads its links itself; they are read for it again after so many
 /// milliseconds without a look.
 pub const SPIN_LEASE_MS: u64 = 5;
@@ -159,6 +171,9 @@ const _: () = assert!(
     NODE_NAME_BYTES_MAX + SOCKET_PATH_BYTES_MAX + ADDRESSES_PER_NODE_MAX * (ADDRESS_BYTES_MAX + 3)
         <= CHANGE_BYTES_MAX - 128
 );
-const _: () = assert!(TOPIC_NAME_BYTES_MAX + TYPE_NAME_BYTES_MAX <= CHANGE_BYTES_MAX - 128);
+const _: () = assert!(
+    TOPIC_NAME_BYTES_MAX + TYPE_NAME_BYTES_MAX + ENCODING_NAME_BYTES_MAX <= CHANGE_BYTES_MAX - 128
+);
+const _: () = assert!(COMPRESS_BYTES_MAX <= MESSAGE_BYTES_MAX);
 const _: () = assert!(DEPTH_MAX as usize <= SLOTS_PER_LINK_MAX);
 const _: () = assert!(ARENA_SEGMENTS_MAX > 1024);

@@ -1,5 +1,5 @@
 //! What may be sent: typed messages (rkyv archives) and raw bytes, and how received bytes become
-//! values again.
+//! values again. Values that are decoded, as from JSON, are in `codec`.
 //!
 //! A typed message travels as the archive of its value: the subscriber reads it in place, without
 //! decoding. The bytes are validated once per sample, with a bound on nesting, before any part of
@@ -63,22 +63,23 @@ impl<T> Message for T where
 #[derive(Clone, Copy, Debug)]
 pub struct Raw;
 
-/// What a topic carries: a [`Message`] type or [`Raw`]. Implemented by this crate only.
+/// What a topic carries: a [`Message`] type, [`Raw`], or a [`Coded`](crate::Coded) value such as
+/// [`Json`](crate::Json). Implemented by this crate only.
 pub trait Payload: sealed::Sealed + 'static {
     /// What a sample derefs to.
     type View: ?Sized;
+    /// What a sample keeps: the message, with the value or where it is.
     #[doc(hidden)]
-    type Value: Send + 'static;
+    type Held: Send + 'static;
     #[doc(hidden)]
     fn topic_type() -> TopicType;
     /// Finds the value in a message, checked as asked.
     #[doc(hidden)]
-    fn find(
-        received: Received,
-        validation: Validation,
-    ) -> Result<View<Self::Value>, InvalidPayload>;
+    fn find(received: Received, validation: Validation) -> Result<Self::Held, InvalidPayload>;
     #[doc(hidden)]
-    fn value(view: &View<Self::Value>) -> &Self::View;
+    fn value(held: &Self::Held) -> &Self::View;
+    #[doc(hidden)]
+    fn received(held: &Self::Held) -> &Received;
     #[doc(hidden)]
     fn check(bytes: &[u8]) -> Result<(), InvalidPayload>;
 }
@@ -127,7 +128,7 @@ pub(crate) struct Enveloped<P>(PhantomData<fn() -> P>);
 
 impl<P: Payload> Payload for Enveloped<P> {
     type View = [u8];
-    type Value = ();
+    type Held = View<()>;
 
     fn topic_type() -> TopicType {
         P::topic_type()
@@ -141,6 +142,11 @@ impl<P: Payload> Payload for Enveloped<P> {
     #[inline]
     fn value(view: &View<()>) -> &[u8] {
         view.received().bytes()
+    }
+
+    #[inline]
+    fn received(view: &View<()>) -> &Received {
+        view.received()
     }
 
     fn check(_: &[u8]) -> Result<(), InvalidPayload> {
@@ -173,7 +179,7 @@ where
     Archived<T>: Portable + Send,
 {
     type View = Archived<T>;
-    type Value = Archived<T>;
+    type Held = View<Archived<T>>;
 
     fn topic_type() -> TopicType {
         let name = short_name(type_name::<T>());
@@ -212,6 +218,11 @@ where
         view
     }
 
+    #[inline]
+    fn received(view: &View<Archived<T>>) -> &Received {
+        view.received()
+    }
+
     fn check(bytes: &[u8]) -> Result<(), InvalidPayload> {
         let found = access::<Archived<T>>(bytes);
         found
@@ -222,7 +233,7 @@ where
 
 impl Payload for Raw {
     type View = [u8];
-    type Value = ();
+    type Held = View<()>;
 
     fn topic_type() -> TopicType {
         TopicType {
@@ -246,16 +257,21 @@ impl Payload for Raw {
         view.received().bytes()
     }
 
+    #[inline]
+    fn received(view: &View<()>) -> &Received {
+        view.received()
+    }
+
     fn check(_: &[u8]) -> Result<(), InvalidPayload> {
         Ok(())
     }
 }
 
-fn invalid(error: impl std::fmt::Display) -> InvalidPayload {
+pub(crate) fn invalid(error: impl std::fmt::Display) -> InvalidPayload {
     InvalidPayload(error.to_string())
 }
 
-mod sealed {
+pub(crate) mod sealed {
     #[doc(hidden)]
     pub trait Sealed {}
     impl<T: super::Message> Sealed for T {}
@@ -277,7 +293,7 @@ where
 }
 
 /// A type's name without the paths: `Vec<f32>` for `alloc::vec::Vec<f32>`.
-fn short_name(full: &str) -> String {
+pub(crate) fn short_name(full: &str) -> String {
     let mut short = String::with_capacity(full.len());
     let mut word_start = 0;
     let mut chars = full.char_indices().peekable();

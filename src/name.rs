@@ -1,7 +1,9 @@
 //! Names of nodes and topics: what is allowed, and how a foreign one is printed.
 
 use crate::error::Error;
-use crate::limits::{MESH_NAME_BYTES_MAX, NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
+use crate::limits::{
+    ENCODING_NAME_BYTES_MAX, MESH_NAME_BYTES_MAX, NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX,
+};
 
 /// Checks a node's name: letters, digits, `_`, `-` and `.`, at most 64 bytes.
 ///
@@ -20,6 +22,14 @@ pub fn check_mesh(name: &str) -> Result<(), Error> {
         return Ok(());
     }
     check(name, MESH_NAME_BYTES_MAX, &[name])
+}
+
+/// Checks the name of an encoding: as a node's, at most 32 bytes.
+///
+/// # Errors
+/// [`Error::InvalidName`] says what is wrong.
+pub fn check_encoding(name: &str) -> Result<(), Error> {
+    check(name, ENCODING_NAME_BYTES_MAX, &[name])
 }
 
 /// Checks a topic's name, a path like `arm/left/joint`, and drops its leading slash. Names that

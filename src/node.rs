@@ -10,6 +10,7 @@ use shmesh_shm::{BellPage, Counters, Fencing, Origin, Parker, StatusPage, regist
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::balance::{Balance, Groups};
+use crate::compression::Compression;
 use crate::driver::{self, Command, DriverConfig, NetworkSetup};
 use crate::endpoint::SubscriberShared;
 use crate::endpoint::{Inbox, Outlets, Overflow, PublisherShared, lock};
@@ -146,6 +147,13 @@ impl NodeBuilder {
     /// set: those in the environment variable `SHMESH_ADVERTISE`, with commas between.
     pub fn advertise(mut self, address: impl Into<String>) -> Self {
         self.network.advertise.push(address.into());
+        self
+    }
+
+    /// Compresses large payloads on the way to nodes of other hosts that do so, too; not at all
+    /// unless set. What goes through shared memory is never compressed.
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.network.compression = Some(compression);
         self
     }
 
@@ -319,8 +327,9 @@ impl NodeShared {
         self.commanded.notify_one();
     }
 
-    /// Refuses a type that somebody on the topic is known not to share.
+    /// Refuses a type that nobody may have, or that somebody on the topic is known not to share.
     fn check_type(&self, role: Role, topic: &str, ty: &TopicType) -> Result<(), Error> {
+        ty.check()?;
         let others = match role {
             Role::Publisher => Role::Subscriber,
             Role::Subscriber => Role::Publisher,

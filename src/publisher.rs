@@ -1,5 +1,6 @@
 //! The sending end of a topic.
 
+mod coded;
 mod draft;
 mod outbox;
 

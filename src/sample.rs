@@ -4,39 +4,44 @@ use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
 
-use shmesh_shm::{Received, View, monotonic_ns};
+use shmesh_shm::{Received, monotonic_ns};
 
 use crate::id::NodeId;
-use crate::message::Payload;
+use crate::message::{Enveloped, Payload};
 
 /// A received message. It derefs to the value: `&Archived<T>` for typed topics, `&[u8]` for
-/// [`Raw`](crate::Raw) ones.
+/// [`Raw`](crate::Raw) ones, `&T` for [`Coded`](crate::Coded) ones.
 ///
 /// A large message lies in its publisher's memory until the sample is dropped, on any thread; it
 /// may outlive its publisher. How many a subscriber may hold at once is set with
 /// [`SubscriberBuilder::max_held`](crate::SubscriberBuilder::max_held).
 pub struct Sample<P: Payload> {
-    pub(crate) view: View<P::Value>,
+    pub(crate) held: P::Held,
 }
 
 impl<P: Payload> Sample<P> {
+    #[inline]
+    fn received(&self) -> &Received {
+        P::received(&self.held)
+    }
+
     /// The message's bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        self.view.received().bytes()
+        self.received().bytes()
     }
 
     /// The number its publisher gave it: 0 for the publisher's first.
     #[must_use]
     pub fn sequence(&self) -> u64 {
-        self.view.received().sequence()
+        self.received().sequence()
     }
 
     /// When it was sent: nanoseconds of `CLOCK_MONOTONIC`, which the processes of one host share.
     /// `None` if its publisher does not stamp, or is on another host.
     #[must_use]
     pub fn sent_ns(&self) -> Option<u64> {
-        Some(self.view.received().sent_ns()).filter(|sent_ns| *sent_ns != 0)
+        Some(self.received().sent_ns()).filter(|sent_ns| *sent_ns != 0)
     }
 
     /// How long ago it was sent. Reads the clock.
@@ -49,26 +54,26 @@ impl<P: Payload> Sample<P> {
     /// Messages of this publisher that were lost between the one received before and this one.
     #[must_use]
     pub fn lost_before(&self) -> u64 {
-        self.view.received().lost()
+        self.received().lost()
     }
 
     /// The name of the node that sent it.
     #[must_use]
     pub fn publisher_name(&self) -> &str {
-        &self.view.received().origin().node_name
+        &self.received().origin().node_name
     }
 
     /// Which publisher sent it: its node, and its number inside that node.
     #[must_use]
     pub fn publisher_id(&self) -> (NodeId, u32) {
-        let origin = self.view.received().origin();
+        let origin = self.received().origin();
         (NodeId(origin.node), origin.endpoint)
     }
 }
 
-impl<P: Payload> Sample<P> {
+impl<P: Payload> Sample<Enveloped<P>> {
     pub(crate) fn into_received(self) -> Received {
-        self.view.into_received()
+        self.held.into_received()
     }
 }
 
@@ -76,14 +81,14 @@ impl<P: Payload> Deref for Sample<P> {
     type Target = P::View;
     #[inline]
     fn deref(&self) -> &P::View {
-        P::value(&self.view)
+        P::value(&self.held)
     }
 }
 
 impl<P: Payload> fmt::Debug for Sample<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sample")
-            .field("publisher", &self.view.received().origin().node_name)
+            .field("publisher", &self.received().origin().node_name)
             .field("sequence", &self.sequence())
             .field("bytes", &self.bytes().len())
             .field("lost_before", &self.lost_before())

@@ -186,9 +186,10 @@ impl<P: Payload> Subscriber<P> {
     }
 
     /// Takes the next message if there is one. Never sleeps, makes no system call, and does not
-    /// allocate (but with [`Validation::Copied`], and while more samples are held than ever
-    /// before). After four or more messages in a row it takes a microsecond to say that there is
-    /// none: a stream's publisher then is not disturbed at each message.
+    /// allocate (but with [`Validation::Copied`], while more samples are held than ever before, and
+    /// for what is decoded, see [`Coded`](crate::Coded)). After four or more messages in a row it
+    /// takes a microsecond to say that there is none: a stream's publisher then is not disturbed
+    /// at each message.
     ///
     /// # Errors
     /// [`RecvError::TooManyHeld`] if a large message waits and this subscriber holds as many as it
@@ -538,10 +539,10 @@ impl<P: Payload> Subscriber<P> {
         counters.add(Counter::Bytes, received.len() as u64);
         let sequence = received.sequence();
         match P::find(received, self.validation) {
-            Ok(view) => {
+            Ok(held) => {
                 self.received += 1;
                 counters.set(Counter::Messages, self.received);
-                Ok(Sample { view })
+                Ok(Sample { held })
             }
             Err(invalid) => Err(self.refuse(idx, sequence, invalid)),
         }

@@ -16,13 +16,19 @@ use crate::limits::{
 use crate::name;
 
 /// How messages of a topic are encoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Encoding {
     /// Bytes without meaning to us.
     Raw,
     /// An rkyv archive.
     Rkyv,
+    /// A JSON text.
+    Json,
+    /// A MessagePack value; structures are maps with the names of their fields.
+    MsgPack,
+    /// What the users of this name agree on: see [`name::check_encoding`].
+    Custom(String),
 }
 
 /// What a topic carries.
@@ -32,19 +38,32 @@ pub struct TopicType {
     pub encoding: Encoding,
     /// The type's name.
     pub name: String,
-    /// Differs where the layouts differ.
+    /// Differs where the layouts differ; 0 for encodings that any program can read and write
+    /// without knowing the type.
     pub hash: u64,
+}
+
+impl TopicType {
+    /// Checks that it may be announced.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`] or [`Error::InvalidName`] for names that may not.
+    pub fn check(&self) -> Result<(), Error> {
+        if let Encoding::Custom(encoding) = &self.encoding {
+            name::check_encoding(encoding)?;
+        }
+        let what = "bytes of a type name";
+        within(what, self.name.len(), TYPE_NAME_BYTES_MAX)
+    }
 }
 
 impl std::fmt::Display for TopicType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} ({:?}, {:016x})",
-            name::escaped(&self.name),
-            self.encoding,
-            self.hash
-        )
+        let name = name::escaped(&self.name);
+        match self.hash {
+            0 => write!(f, "{name} ({:?})", self.encoding),
+            hash => write!(f, "{name} ({:?}, {hash:016x})", self.encoding),
+        }
     }
 }
 
@@ -261,11 +280,7 @@ impl Topology {
             // Two spellings of a topic would be two topics here, and one of them for ever.
             return Err(Error::Protocol("topic with a leading slash"));
         }
-        within(
-            "bytes of a type name",
-            endpoint.ty.name.len(),
-            TYPE_NAME_BYTES_MAX,
-        )?;
+        endpoint.ty.check()?;
         let member = self
             .members
             .get_mut(&id)
@@ -325,7 +340,9 @@ fn within(what: &'static str, found: usize, max: usize) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::{CHANGES_PER_FRAME_MAX, NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
+    use crate::limits::{
+        CHANGES_PER_FRAME_MAX, ENCODING_NAME_BYTES_MAX, NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX,
+    };
     use crate::link::wire::{Kind, encode};
     use crate::membership::FromCoordinator;
     use proptest::prelude::*;
@@ -418,6 +435,28 @@ mod tests {
     }
 
     #[test]
+    fn encodings_of_users_have_plain_names() {
+        let mut topology = Topology::default();
+        topology.apply(&Change::NodeUp(node(1))).unwrap();
+        let mut topic = endpoint(0, Role::Publisher, "a");
+        for name in [
+            "",
+            "\x1b]52;",
+            "*",
+            &"x".repeat(ENCODING_NAME_BYTES_MAX + 1),
+            "cbor",
+        ] {
+            topic.ty.encoding = Encoding::Custom(name.into());
+            let up = Change::EndpointUp {
+                node: NodeId(1),
+                endpoint: topic.clone(),
+            };
+            assert_eq!(topology.apply(&up).is_ok(), name == "cbor", "{name:?}");
+        }
+        assert_eq!(topic.ty.to_string(), "bytes (Custom(\"cbor\"))");
+    }
+
+    #[test]
     fn the_largest_changes_fit_into_one_frame() {
         let largest_node = NodeInfo {
             name: "x".repeat(NODE_NAME_BYTES_MAX),
@@ -429,6 +468,7 @@ mod tests {
         };
         let mut largest_endpoint = endpoint(0, Role::Subscriber, &"x".repeat(TOPIC_NAME_BYTES_MAX));
         largest_endpoint.ty.name = "x".repeat(TYPE_NAME_BYTES_MAX);
+        largest_endpoint.ty.encoding = Encoding::Custom("x".repeat(ENCODING_NAME_BYTES_MAX));
         let mut topology = Topology::default();
         let changes = [
             Change::NodeUp(largest_node.clone()),

@@ -84,6 +84,7 @@ impl Actor {
         let nonce = [idx + 1; 32];
         let hello = Hello {
             uses_tls: false,
+            packs: idx.is_multiple_of(3),
             version: PROTOCOL_VERSION,
             side: identity.side,
             is_keyed: false,

@@ -1,6 +1,7 @@
 //! What the targets do with their input; `cargo test` of the workspace does the same with the
 //! corpora.
 
+pub mod codec_values;
 pub mod handshake;
 pub mod ring_ops;
 pub mod segment_attach;

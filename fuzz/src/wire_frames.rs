@@ -4,11 +4,11 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
-use shmesh::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
+use shmesh::limits::{COMPRESS_BYTES_MAX, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, PACKED_RATIO_MAX};
 use shmesh::link::session::LinkFrame;
 use shmesh::link::wire::{
     self, CREDIT_BYTES, Credit, Frame, HEADER_BYTES, Item, Kind, MESSAGE_HEADER_BYTES,
-    MessageHeader, WireError,
+    MessageHeader, PACKED_HEADER_BYTES, PackedHeader, WireError,
 };
 use shmesh::membership::{FromCoordinator, FromNode};
 
@@ -48,6 +48,7 @@ enum Seen {
     Frame { kind: Kind, body: Range<usize> },
     Message { at: usize, header: MessageHeader },
     Credit { at: usize, credit: Credit },
+    Packed { at: usize, header: PackedHeader },
 }
 
 /// One that reads a stream from its beginning, of which there is more each time.
@@ -84,6 +85,11 @@ impl Reader {
                     self.at += CREDIT_BYTES;
                     self.seen.push(Seen::Credit { at, credit });
                 }
+                Ok(Some(Item::Packed(header))) => {
+                    let at = self.at;
+                    self.at += PACKED_HEADER_BYTES + header.packed_len;
+                    self.seen.push(Seen::Packed { at, header });
+                }
                 Ok(None) => {
                     assert!(is_worth_waiting_for(rest), "{rest:?}");
                     return;
@@ -101,6 +107,9 @@ fn is_worth_waiting_for(rest: &[u8]) -> bool {
         return is_ours;
     };
     let len = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
+    if header[2] == 5 {
+        return is_ours && rest.len() < PACKED_HEADER_BYTES && len <= COMPRESS_BYTES_MAX;
+    }
     is_ours && matches!(header[2], 1..=3) && len <= FRAME_BYTES_MAX - HEADER_BYTES
 }
 
@@ -119,6 +128,14 @@ fn check_items(stream: &[u8], seen: &[Seen]) {
                 // Nor are these.
                 bytes[3..8].copy_from_slice(&stream[at + 3..at + 8]);
                 assert!(stream[*at..].starts_with(&bytes), "{credit:?}");
+            }
+            Seen::Packed { at, header } => {
+                let (len, packed_len) = (header.message.len, header.packed_len);
+                assert!(len <= COMPRESS_BYTES_MAX && packed_len < len);
+                assert!(len.div_ceil(packed_len) <= PACKED_RATIO_MAX);
+                let mut bytes = header.encode();
+                bytes[3] = stream[at + 3];
+                assert!(stream[*at..].starts_with(&bytes), "{header:?}");
             }
             Seen::Frame { kind, body } => {
                 assert!(body.len() <= FRAME_BYTES_MAX - HEADER_BYTES);

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
+use crate::compression::Compression;
 use crate::error::Error;
 use crate::id::NodeId;
 use crate::limits::{
@@ -105,6 +106,8 @@ pub(crate) struct NetworkSetup {
     pub(crate) listen: Option<String>,
     /// Further addresses under which others reach it, first among those it announces.
     pub(crate) advertise: Vec<String>,
+    /// How payloads are compressed, where the other end does so, too.
+    pub(crate) compression: Option<Compression>,
 }
 
 impl NetworkSetup {
@@ -167,6 +170,7 @@ pub(super) async fn open_door(
         id: links.ours,
         side: Side::Node,
         purpose: Purpose::NetworkLink,
+        packs: setup.compression.is_some(),
         credentials: links.credentials.clone(),
     };
     let door = Door::open(&address, keeper).await?;
@@ -239,7 +243,8 @@ async fn dial_at(
     address: &str,
 ) -> Result<(), Error> {
     let (purpose, credentials) = (Purpose::NetworkLink, &links.credentials);
-    let ours = Hello::ours(Side::Node, purpose, links.ours)?;
+    let mut ours = Hello::ours(Side::Node, purpose, links.ours)?;
+    ours.packs = net.config.compression.is_some();
     let (stream, hello) = stream::dial(address, ours, Side::Node, credentials).await?;
     if hello.id != peer {
         return Err(Error::Protocol("another node answers at this address"));

@@ -26,6 +26,8 @@ pub(crate) struct Doorkeeper {
     pub(crate) id: NodeId,
     pub(crate) side: Side,
     pub(crate) purpose: Purpose,
+    /// True if it compresses payloads.
+    pub(crate) packs: bool,
     pub(crate) credentials: Credentials,
 }
 
@@ -176,7 +178,8 @@ impl Doorkeeper {
         let limit = Duration::from_millis(HANDSHAKE_MS_MAX);
         let accepted = timeout(limit, Secured::accepted(stream, &self.credentials)).await;
         let mut stream = accepted.map_err(|_| Error::Timeout(limit))??;
-        let ours = Hello::ours(self.side, self.purpose, self.id)?;
+        let mut ours = Hello::ours(self.side, self.purpose, self.id)?;
+        ours.packs = self.packs;
         let handshake = Handshake::new(
             Prover::Responder,
             ours,

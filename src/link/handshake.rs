@@ -75,6 +75,8 @@ pub struct Hello {
     pub is_keyed: bool,
     /// True if it is said inside a TLS channel, or should be.
     pub uses_tls: bool,
+    /// True if it compresses payloads and takes compressed ones; matters on network links.
+    pub packs: bool,
     /// What it wants the connection for.
     pub purpose: Purpose,
     /// Its id (a coordinator's is its epoch).
@@ -99,6 +101,7 @@ impl Hello {
             side,
             is_keyed: false,
             uses_tls: false,
+            packs: false,
             purpose,
             id,
             nonce,
@@ -119,7 +122,7 @@ impl Hello {
             &HELLO_MAGIC,
             &self.version.to_le_bytes(),
             &[side, u8::from(self.is_keyed), self.purpose.code()],
-            &[u8::from(self.uses_tls), 0, 0],
+            &[u8::from(self.uses_tls), u8::from(self.packs), 0],
             &self.id.0.to_le_bytes(),
             &self.nonce,
             &self.layout.to_le_bytes(),
@@ -149,7 +152,7 @@ impl Hello {
                 theirs: version,
             });
         }
-        let [side, keyed, purpose, tls, ..] = take::<6>(&mut rest)?;
+        let [side, keyed, purpose, tls, packs, _] = take::<6>(&mut rest)?;
         let side = match side {
             1 => Side::Node,
             2 => Side::Coordinator,
@@ -171,6 +174,8 @@ impl Hello {
             side,
             is_keyed: keyed == 1,
             uses_tls: tls == 1,
+            // Of what we do not know we have nothing to offer.
+            packs: packs == 1,
             purpose,
             id,
             nonce,

@@ -3,13 +3,13 @@
 //! A frame is a header of 16 bytes and a body in MessagePack. The header is checked, and its length
 //! compared with the limit, before anything is reserved for the body. Messages of topics travel
 //! like this on network links only, as frames of their own kind: a header of 32 bytes and the
-//! payload as it is. On one host they stay in shared memory. Credit, which is said every few
-//! messages, has a form of its own as well.
+//! payload as it is, or compressed where both ends offered that. On one host they stay in shared
+//! memory. Credit, which is said every few messages, has a form of its own as well.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
+use crate::limits::{COMPRESS_BYTES_MAX, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, PACKED_RATIO_MAX};
 
 /// Bytes of a header: magic (2), kind (1), reserved (1), length (4), reserved (8).
 pub const HEADER_BYTES: usize = 16;
@@ -30,6 +30,8 @@ pub enum Kind {
     Message,
     /// What a subscriber has taken of a channel.
     Credit,
+    /// A message of a topic whose payload is compressed.
+    Packed,
 }
 
 impl Kind {
@@ -40,6 +42,7 @@ impl Kind {
             Self::Link => 3,
             Self::Message => 4,
             Self::Credit => 5,
+            Self::Packed => 6,
         }
     }
 
@@ -50,6 +53,7 @@ impl Kind {
             3 => Some(Self::Link),
             4 => Some(Self::Message),
             5 => Some(Self::Credit),
+            6 => Some(Self::Packed),
             _ => None,
         }
     }
@@ -72,6 +76,14 @@ pub enum WireError {
         len: usize,
         /// The limit.
         max: usize,
+    },
+    /// A compressed payload that cannot be what it is said to be.
+    #[error("compressed payload of {packed_len} bytes that is said to have {len}")]
+    Packed {
+        /// Its bytes.
+        packed_len: usize,
+        /// What it is said to stand for.
+        len: usize,
     },
     /// A body that cannot be read.
     #[error("malformed frame: {0}")]
@@ -123,8 +135,8 @@ pub fn decode(bytes: &[u8]) -> Result<Option<Frame<'_>>, WireError> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
         return Ok(None);
     };
-    let is_framed = |kind: &Kind| !matches!(kind, Kind::Message | Kind::Credit);
-    let kind = Kind::of_code(header[2]).filter(is_framed);
+    let is_frame = |kind: &Kind| !matches!(kind, Kind::Message | Kind::Credit | Kind::Packed);
+    let kind = Kind::of_code(header[2]).filter(is_frame);
     let kind = kind.ok_or(WireError::Kind(header[2]))?;
     let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
     let len = usize::try_from(length).unwrap_or(usize::MAX);
@@ -172,6 +184,75 @@ impl MessageHeader {
         bytes[24..].copy_from_slice(&self.sent_ns.to_le_bytes());
         bytes
     }
+
+    /// From bytes that begin like one.
+    #[inline]
+    fn decode(header: &[u8; MESSAGE_HEADER_BYTES]) -> Result<Self, WireError> {
+        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|idx| header[at + idx]));
+        let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
+        let (len, max) = (length as usize, MESSAGE_BYTES_MAX);
+        if len > max {
+            return Err(WireError::TooLong { len, max });
+        }
+        Ok(Self {
+            channel: word(8),
+            sequence: word(16),
+            sent_ns: word(24),
+            len,
+        })
+    }
+}
+
+/// Bytes of the header of a message whose payload is compressed: a message's, of another kind and
+/// with the length of the payload as it was, and the compressed length (4).
+pub const PACKED_HEADER_BYTES: usize = MESSAGE_HEADER_BYTES + 4;
+
+/// What goes before a compressed payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackedHeader {
+    /// The message as it was.
+    pub message: MessageHeader,
+    /// Bytes of the compressed payload: fewer than it had.
+    pub packed_len: usize,
+}
+
+impl PackedHeader {
+    /// As bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; PACKED_HEADER_BYTES] {
+        debug_assert!(self.packed_len < self.message.len);
+        let mut bytes = [0; PACKED_HEADER_BYTES];
+        bytes[..MESSAGE_HEADER_BYTES].copy_from_slice(&self.message.encode());
+        bytes[2] = Kind::Packed.code();
+        #[allow(clippy::cast_possible_truncation)] // less than a message, which is below 4 GiB
+        bytes[MESSAGE_HEADER_BYTES..].copy_from_slice(&(self.packed_len as u32).to_le_bytes());
+        bytes
+    }
+
+    /// Reads one at the start of `bytes`, which has the kind; `None` if more are needed. A length
+    /// that no compressed payload of so many bytes can have is refused here, before anything is
+    /// reserved for it.
+    fn decode(bytes: &[u8]) -> Result<Option<Self>, WireError> {
+        let Some((header, rest)) = bytes.split_first_chunk() else {
+            return Ok(None);
+        };
+        let message = MessageHeader::decode(header)?;
+        let (len, max) = (message.len, COMPRESS_BYTES_MAX);
+        if len > max {
+            return Err(WireError::TooLong { len, max });
+        }
+        let Some(packed_len) = rest.first_chunk() else {
+            return Ok(None);
+        };
+        let packed_len = u32::from_le_bytes(*packed_len) as usize;
+        if packed_len >= len || len > packed_len.saturating_mul(PACKED_RATIO_MAX) {
+            return Err(WireError::Packed { packed_len, len });
+        }
+        Ok(Some(Self {
+            message,
+            packed_len,
+        }))
+    }
 }
 
 /// Bytes of a word of credit: magic (2), kind (1), reserved (5), channel (8), messages (8).
@@ -208,6 +289,8 @@ pub enum Item<'a> {
     Message(MessageHeader),
     /// Credit for one of our publishers.
     Credit(Credit),
+    /// The same of a message whose payload is compressed.
+    Packed(PackedHeader),
 }
 
 /// Looks for a frame or a message's header at the start of `bytes`; `None` if more are needed.
@@ -218,27 +301,19 @@ pub enum Item<'a> {
 pub fn decode_item(bytes: &[u8]) -> Result<Option<Item<'_>>, WireError> {
     let kind = bytes.get(2).filter(|_| bytes.starts_with(&MAGIC));
     let kind = kind.and_then(|code| Kind::of_code(*code));
-    if kind == Some(Kind::Credit) {
-        return Ok(bytes.first_chunk().map(|bytes| Item::Credit(credit(bytes))));
-    }
     if kind != Some(Kind::Message) {
+        if kind == Some(Kind::Credit) {
+            return Ok(bytes.first_chunk().map(|bytes| Item::Credit(credit(bytes))));
+        }
+        if kind == Some(Kind::Packed) {
+            return Ok(PackedHeader::decode(bytes)?.map(Item::Packed));
+        }
         return Ok(decode(bytes)?.map(Item::Frame));
     }
-    let Some(header) = bytes.first_chunk::<MESSAGE_HEADER_BYTES>() else {
+    let Some(header) = bytes.first_chunk() else {
         return Ok(None);
     };
-    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|idx| header[at + idx]));
-    let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
-    let (len, max) = (length as usize, MESSAGE_BYTES_MAX);
-    if len > max {
-        return Err(WireError::TooLong { len, max });
-    }
-    Ok(Some(Item::Message(MessageHeader {
-        channel: word(8),
-        sequence: word(16),
-        sent_ns: word(24),
-        len,
-    })))
+    Ok(Some(Item::Message(MessageHeader::decode(header)?)))
 }
 
 fn credit(bytes: &[u8; CREDIT_BYTES]) -> Credit {
@@ -321,6 +396,35 @@ mod tests {
             panic!("a frame among the messages")
         };
         assert_eq!(found.len, frame.len());
+    }
+
+    #[test]
+    fn a_compressed_payload_is_smaller_and_not_smaller_than_it_can_be() {
+        let header = |len, packed_len| PackedHeader {
+            message: MessageHeader {
+                channel: 3,
+                sequence: u64::MAX,
+                sent_ns: 9,
+                len,
+            },
+            packed_len,
+        };
+        for (len, packed_len) in [(2, 1), (255, 1), (COMPRESS_BYTES_MAX, 70_000)] {
+            let bytes = header(len, packed_len).encode();
+            for cut in 0..bytes.len() {
+                assert_eq!(decode_item(&bytes[..cut]).unwrap(), None, "cut at {cut}");
+            }
+            let found = decode_item(&bytes).unwrap();
+            assert_eq!(found, Some(Item::Packed(header(len, packed_len))));
+            assert!(matches!(decode(&bytes), Err(WireError::Kind(5))));
+        }
+        let beyond = u32::try_from(COMPRESS_BYTES_MAX + 1).unwrap();
+        for (len, packed_len) in [(0, 0), (0, 5), (1, 1), (256, 1), (5, 0), (beyond, 1 << 20)] {
+            let mut bytes = header(2, 1).encode();
+            bytes[4..8].copy_from_slice(&len.to_le_bytes());
+            bytes[32..].copy_from_slice(&u32::to_le_bytes(packed_len));
+            assert!(decode_item(&bytes).is_err(), "{len} in {packed_len}");
+        }
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
+use std::io;
 
 use rkyv::rancor::{self, Fallible, Source as _};
 use rkyv::ser::{Positional, Writer};
 use shmesh_shm::{Chunk, INLINE_BYTES, Segment};
 
 use super::outbox::Outbox;
+use crate::codec::CodecError;
 use crate::error::Error;
 use crate::limits::MESSAGE_BYTES_MAX;
 
@@ -112,8 +114,8 @@ fn check_len(len: usize) -> Result<(), Error> {
     })
 }
 
-/// Where rkyv writes an archive: straight into the message. A message that outgrows its room
-/// moves to a larger chunk, once per doubling.
+/// Where rkyv writes an archive, and codecs what they encode: straight into the message. A message
+/// that outgrows its room moves to a larger chunk, once per doubling.
 #[derive(Debug)]
 pub struct ArchiveWriter<'a> {
     outbox: &'a mut Outbox,
@@ -144,7 +146,18 @@ impl<'a> ArchiveWriter<'a> {
             .unwrap_or_else(|| Error::Archive(error.to_string()))
     }
 
+    /// The finished message, unless some of it could not be written, whatever its codec made of
+    /// that: what is not whole is not sent.
+    pub(crate) fn finish(self, encoded: Result<(), CodecError>) -> Result<Draft, Error> {
+        match (self.error, encoded) {
+            (Some(error), _) => Err(error),
+            (None, Err(error)) => Err(Error::Encode(error.to_string())),
+            (None, Ok(())) => Ok(self.draft),
+        }
+    }
+
     /// Adds bytes.
+    #[inline]
     pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let start = self.pos();
         let end = start + bytes.len();
@@ -161,10 +174,26 @@ impl<'a> ArchiveWriter<'a> {
     fn move_to_larger(&mut self, need: usize) -> Result<(), Error> {
         check_len(need)?;
         let wanted = need.max(2 * self.draft.0.room().len());
-        let mut larger = self.outbox.take_chunk(wanted.min(MESSAGE_BYTES_MAX))?;
-        let written = self.draft.bytes();
-        larger.bytes_mut()[..written.len()].copy_from_slice(written);
-        self.draft.0.chunk = Some(larger);
+        match self.outbox.take_chunk(wanted.min(MESSAGE_BYTES_MAX)) {
+            Ok(mut larger) => {
+                let written = self.draft.bytes();
+                larger.bytes_mut()[..written.len()].copy_from_slice(written);
+                self.draft.0.chunk = Some(larger);
+                Ok(())
+            }
+            Err(Error::ArenaFull { .. }) => self.move_aside_and_back(need),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// At the arena's bound the chunk itself may be in the way, with a segment of its own.
+    fn move_aside_and_back(&mut self, need: usize) -> Result<(), Error> {
+        let written = self.draft.bytes().to_vec();
+        let sheet = &mut *self.draft.0;
+        (sheet.chunk, sheet.len) = (None, 0);
+        let chunk = sheet.chunk.insert(self.outbox.take_chunk(need)?);
+        chunk.bytes_mut()[..written.len()].copy_from_slice(&written);
+        sheet.len = written.len();
         Ok(())
     }
 }
@@ -187,6 +216,24 @@ impl Writer<rancor::Error> for ArchiveWriter<'_> {
             self.error = Some(error);
             reported
         })
+    }
+}
+
+impl io::Write for ArchiveWriter<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // After an error all is in vain, and need not look for memory each time.
+        if self.error.is_none() {
+            match self.append(bytes) {
+                Ok(()) => return Ok(bytes.len()),
+                Err(error) => self.error = Some(error),
+            }
+        }
+        Err(io::Error::other(Unwritable))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -628,7 +628,7 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
 
 fn found<R: Payload>(received: Received, provider: String) -> Result<Sample<R>, CallError> {
     match R::find(received, Validation::InPlace) {
-        Ok(view) => Ok(Sample { view }),
+        Ok(held) => Ok(Sample { held }),
         Err(invalid) => Err(CallError::Invalid {
             provider,
             reason: invalid.0,

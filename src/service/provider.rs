@@ -338,8 +338,8 @@ impl<Q: Payload, R: Body> Provider<Q, R> {
         }
         self.stats.requests += 1;
         match Q::find(received, Validation::InPlace) {
-            Ok(view) => Some(Taken::Request(Request {
-                sample: Sample { view },
+            Ok(held) => Some(Taken::Request(Request {
+                sample: Sample { held },
                 head,
                 caller,
             })),

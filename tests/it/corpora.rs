@@ -4,6 +4,8 @@
 
 use std::path::Path;
 
+#[path = "../../fuzz/src/codec_values.rs"]
+mod codec_values;
 #[path = "../../fuzz/src/handshake.rs"]
 mod handshake;
 #[path = "../../fuzz/src/ring_ops.rs"]
@@ -59,4 +61,9 @@ fn any_sequence_of_link_frames_is_taken_in_turn_and_in_bounds() {
 #[test]
 fn any_sequence_of_changes_is_the_same_mesh_for_all() {
     replay("topology_ops", topology_ops::run);
+}
+
+#[test]
+fn any_bytes_are_a_value_or_refused() {
+    replay("codec_values", codec_values::run);
 }

@@ -5,6 +5,8 @@
     clippy::cast_possible_truncation
 )]
 
+mod codecs;
+mod compression;
 mod coordinator;
 mod corpora;
 mod faults;

@@ -2,11 +2,11 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shmesh::{Node, Transports};
+use shmesh::{Node, NodeBuilder, Transports};
 
 use crate::support::Mesh;
 
@@ -19,6 +19,8 @@ struct Faults {
     /// The next piece is cut in half and the connection closed behind it.
     is_cutting: AtomicBool,
     connections: Mutex<Vec<TcpStream>>,
+    /// That went through, both ways.
+    bytes: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -65,9 +67,18 @@ impl Proxy {
     /// A node of this process that is reached through the proxy: with an id so large that others
     /// dial it.
     pub(crate) fn node_behind(&self, mesh: &Mesh, name: &str) -> Node {
+        self.node_behind_with(mesh, name, |builder| builder)
+    }
+
+    /// The same, set up further.
+    pub(crate) fn node_behind_with(
+        &self,
+        mesh: &Mesh,
+        name: &str,
+        set_up: impl Fn(NodeBuilder) -> NodeBuilder,
+    ) -> Node {
         loop {
-            let node = mesh
-                .builder(name)
+            let node = set_up(mesh.builder(name))
                 .transports(Transports::Network)
                 .listen(&self.target)
                 .advertise(&self.address)
@@ -79,6 +90,11 @@ impl Proxy {
             }
             node.close_blocking();
         }
+    }
+
+    /// Bytes that went through so far, both ways.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.faults.bytes.load(Ordering::Acquire)
     }
 
     pub(crate) fn hold(&self, is_held: bool) {
@@ -126,6 +142,7 @@ fn forward(mut from: TcpStream, mut to: TcpStream, faults: &Faults) {
         }
         let is_cut = count > 100 && faults.is_cutting.swap(false, Ordering::AcqRel);
         let count = if is_cut { count / 2 } else { count };
+        faults.bytes.fetch_add(count as u64, Ordering::AcqRel);
         if to.write_all(&buffer[..count]).is_err() || is_cut {
             let _ = from.shutdown(Shutdown::Both);
             break;

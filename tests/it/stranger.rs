@@ -54,8 +54,11 @@ pub(crate) struct Stranger {
 
 impl Stranger {
     pub(crate) fn join(address: &str, purpose: Purpose, id: NodeId) -> Self {
+        Self::greet(address, &Hello::ours(Side::Node, purpose, id).unwrap())
+    }
+
+    fn greet(address: &str, hello: &Hello) -> Self {
         let mut stream = dial_from(ELSEWHERE, address);
-        let hello = Hello::ours(Side::Node, purpose, id).unwrap();
         stream.write_all(&hello.encode()).unwrap();
         let mut answer = [0; HELLO_BYTES];
         stream.read_exact(&mut answer).unwrap();
@@ -213,7 +216,19 @@ impl FakePublisher {
     /// A link to the node behind `door`, whose subscriber gets a channel that goes on at
     /// `sequence`; its number.
     pub(crate) fn link(&self, door: &str, sequence: u64) -> (Stranger, u64) {
-        let mut link = Stranger::join(door, Purpose::NetworkLink, self.id);
+        self.link_that_packs(door, sequence, false)
+    }
+
+    /// The same, and whether it offers to compress payloads.
+    pub(crate) fn link_that_packs(
+        &self,
+        door: &str,
+        sequence: u64,
+        packs: bool,
+    ) -> (Stranger, u64) {
+        let mut hello = Hello::ours(Side::Node, Purpose::NetworkLink, self.id).unwrap();
+        hello.packs = packs;
+        let mut link = Stranger::greet(door, &hello);
         let Some(LinkFrame::Attach(Attach { channel, .. })) = link.hear() else {
             panic!("it subscribes")
         };

@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use shmesh_shm::Received;
 
-use crate::link::wire::MessageHeader;
+use crate::compression::{Compression, Packer};
+use crate::link::wire::{MessageHeader, PackedHeader};
 
 /// Bytes that are gathered for one write, if there are so many.
 pub(super) const BATCH_BYTES: usize = 256 << 10;
@@ -25,7 +26,8 @@ enum Part {
 }
 
 /// An inline payload has to be copied out of its slot whatever comes then, and is copied behind its
-/// header; one in a chunk is written from there.
+/// header; one in a chunk is written from there, unless it is compressed: then it is behind its
+/// header as well.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     buffer: Vec<u8>,
@@ -34,16 +36,33 @@ pub(super) struct Batch {
     written: usize,
     /// Bytes that are not written yet.
     len: usize,
+    /// Where payloads are compressed.
+    packer: Option<Box<Packer>>,
+    /// Bytes that this saved of what was gathered since the batch was empty.
+    saved: usize,
 }
 
 impl Batch {
+    pub(super) fn new(compression: Option<Compression>) -> Self {
+        Self {
+            packer: compression.map(|compression| Box::new(Packer::new(compression))),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
 
-    /// True if more may be put in.
+    /// True if more may be put in. What compression saved counts as if it were there: it took the
+    /// longer.
     pub(super) fn has_room(&self) -> bool {
-        self.len < BATCH_BYTES && self.parts.len() + 2 <= SLICES_MAX
+        self.len + self.saved < BATCH_BYTES && self.parts.len() + 2 <= SLICES_MAX
+    }
+
+    /// See [`has_room`](Self::has_room).
+    pub(super) fn saved(&self) -> usize {
+        self.saved
     }
 
     pub(super) fn push_frame(&mut self, frame: &[u8]) {
@@ -62,6 +81,9 @@ impl Batch {
             sent_ns: message.sent_ns(),
             len: message.len(),
         };
+        if self.packer.is_some() && !message.is_inline() && self.push_packed(header, &message) {
+            return;
+        }
         self.buffer.extend_from_slice(&header.encode());
         if message.is_inline() {
             self.buffer.extend_from_slice(message.bytes());
@@ -71,6 +93,26 @@ impl Batch {
             self.len += message.len();
             self.parts.push_back(Part::Payload(message));
         }
+    }
+
+    /// Puts a message in whose payload is compressed, if that helps.
+    #[inline(never)]
+    fn push_packed(&mut self, message: MessageHeader, payload: &Received) -> bool {
+        let start = self.buffer.len();
+        let packer = self.packer.as_mut();
+        let Some(packed) = packer.and_then(|packer| packer.pack(payload.bytes())) else {
+            return false;
+        };
+        let packed_len = packed.len();
+        self.saved += message.len - packed_len;
+        let header = PackedHeader {
+            message,
+            packed_len,
+        };
+        self.buffer.extend_from_slice(&header.encode());
+        self.buffer.extend_from_slice(packed);
+        self.note_bytes(start);
+        true
     }
 
     #[inline]
@@ -126,12 +168,16 @@ impl Batch {
             self.parts.pop_front();
         }
         self.buffer.clear();
+        self.saved = 0;
     }
 
     /// Gives back the room that nothing is in, but for a little.
     pub(super) fn shrink(&mut self) {
         self.buffer.shrink_to(BUFFER_BYTES_KEPT);
         self.parts.shrink_to(BUFFER_BYTES_KEPT / size_of::<Part>());
+        if let Some(packer) = &mut self.packer {
+            packer.shrink();
+        }
     }
 }
 
@@ -145,10 +191,14 @@ mod tests {
     use shmesh_shm::{Arena, ChunkRef, Consumer, Head, HeapStore, Mode, Producer, RingConfig};
 
     use super::*;
-    use crate::link::wire::MESSAGE_HEADER_BYTES;
+    use crate::link::wire::{MESSAGE_HEADER_BYTES, PACKED_HEADER_BYTES};
 
     /// Messages of these sizes, inline ones and some in chunks, and what they are on the wire.
     fn filled(sizes: &[usize]) -> (Batch, Vec<u8>) {
+        filled_with(sizes, None)
+    }
+
+    fn filled_with(sizes: &[usize], compression: Option<Compression>) -> (Batch, Vec<u8>) {
         let config = RingConfig {
             depth: 64,
             mode: Mode::Keep,
@@ -161,7 +211,7 @@ mod tests {
         let mut arena = Arena::new(HeapStore, 1 << 20);
         let (number, block) = arena.grow(4000).unwrap();
         consumer.add_segment(number, block).unwrap();
-        let (mut batch, mut expected) = (Batch::default(), Vec::new());
+        let (mut batch, mut expected) = (Batch::new(compression), Vec::new());
         for (sequence, size) in (0..).zip(sizes) {
             let head = Head {
                 sequence,
@@ -228,6 +278,26 @@ mod tests {
             steps.pop_front().unwrap_or(1)
         });
         assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn what_compression_saves_counts_as_gathered_until_all_is_written() {
+        let compression = Some(Compression::Lz4 { above_bytes: 1000 });
+        let sizes = [3000, 96, 1000, 2000];
+        let (mut batch, _) = filled_with(&sizes, compression);
+        let plain = filled(&sizes).0;
+        let packed_headers = 2 * (PACKED_HEADER_BYTES - MESSAGE_HEADER_BYTES);
+        assert!(batch.len < 2500 && batch.saved > 3000);
+        assert_eq!(batch.len + batch.saved, plain.len + packed_headers);
+        assert_eq!(
+            batch.slices().count(),
+            3,
+            "only what is not packed is a slice of its own"
+        );
+        batch.saved = BATCH_BYTES;
+        assert!(!batch.has_room());
+        written(&mut batch, || 100);
+        assert!(batch.saved == 0 && batch.has_room());
     }
 
     #[test]

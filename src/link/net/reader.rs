@@ -6,6 +6,8 @@
 //! beginning is, and the rest is read straight into the chunk in which the subscriber finds them.
 //! Memory grows with what has come, within a bound for each channel, whatever the peer announces.
 
+mod packed;
+
 use std::collections::VecDeque;
 use std::io::IoSliceMut;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use shmesh_shm::{
     PushError, Ringer, ShmError,
 };
 
+use self::packed::Packed;
 use crate::endpoint::{SubscriberEvent, SubscriberShared};
 use crate::error::Error;
 use crate::limits::{
@@ -23,7 +26,9 @@ use crate::limits::{
     LINK_FRAMES_WAITING_MAX, SINK_BYTES_MAX,
 };
 use crate::link::session::{LinkFrame, Path, Session};
-use crate::link::wire::{self, CREDIT_BYTES, Credit, Item, MESSAGE_HEADER_BYTES, MessageHeader};
+use crate::link::wire::{
+    self, CREDIT_BYTES, Credit, Item, MESSAGE_HEADER_BYTES, MessageHeader, PACKED_HEADER_BYTES,
+};
 
 /// Bytes asked for at once, in memory that all links of a thread share.
 pub(super) const READ_BYTES: usize = 128 << 10;
@@ -315,6 +320,9 @@ pub(super) struct Reader {
     /// The beginning of a frame or message.
     partial: Vec<u8>,
     large: Option<Large>,
+    packed: Option<Packed>,
+    /// True if compressed payloads were agreed on.
+    takes_packed: bool,
     /// Bytes of a payload that nobody wants.
     unwanted: usize,
     session: Session,
@@ -328,12 +336,14 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(takes_packed: bool) -> Self {
         Self {
             sinks: Vec::new(),
             last: 0,
             partial: Vec::new(),
             large: None,
+            packed: None,
+            takes_packed,
             unwanted: 0,
             session: Session::new(Path::Network),
             frames: VecDeque::new(),
@@ -447,7 +457,7 @@ impl Reader {
 
     /// Takes in whole frames and messages, and keeps what is left.
     fn take_in(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let mut at = 0;
+        let mut at = self.fill_packed(bytes)?;
         while at < bytes.len() {
             let rest = &bytes[at..];
             if self.unwanted > 0 {
@@ -477,6 +487,10 @@ impl Reader {
                     } else {
                         break;
                     }
+                }
+                Some(Item::Packed(header)) => {
+                    let rest = &rest[PACKED_HEADER_BYTES..];
+                    at += PACKED_HEADER_BYTES + self.begin_packed(header, rest)?;
                 }
             }
         }

@@ -16,9 +16,9 @@ use tokio::sync::{Notify, mpsc};
 use super::reader::Reader;
 use super::writer::Writer;
 use super::{Flushed, Haste, NetLink, Pumped, TaskBell};
+use crate::compression::Compression;
 use crate::endpoint::{Inbox, lock};
 use crate::error::Error;
-use crate::id::NodeId;
 use crate::limits::{LEASE_MS, LEAVE_MS_MAX, SPIN_LEASE_MS};
 use crate::link::handshake::Hello;
 use crate::link::session::LinkFrame;
@@ -34,6 +34,7 @@ pub(crate) struct NetConfig {
     pub(crate) bells: Arc<BellPage>,
     pub(crate) fencing: Fencing,
     pub(crate) events: mpsc::Sender<LinkEvent>,
+    pub(crate) compression: Option<Compression>,
 }
 
 /// Bytes written in one turn, so that reading has its turn, too.
@@ -45,7 +46,7 @@ const IDLE_LOOKS: u32 = 2;
 /// Serves a link that is past its handshake to its end. `dialled` says who dialled it.
 pub(crate) async fn serve(config: NetConfig, stream: Secured, peer: Hello, is_dialled: bool) {
     let served = async {
-        let (link, mut task) = Task::set_up(&config, stream, peer.id)?;
+        let (link, mut task) = Task::set_up(&config, stream, &peer)?;
         let handle = LinkHandle::Net(Arc::clone(&link));
         let up = LinkEvent::Up {
             link: handle.clone(),
@@ -96,7 +97,7 @@ impl Task {
     fn set_up(
         config: &NetConfig,
         stream: Secured,
-        peer: NodeId,
+        peer: &Hello,
     ) -> Result<(Arc<NetLink>, Self), Error> {
         #[cfg(feature = "tls")]
         let (stream, channel) = match stream {
@@ -116,13 +117,15 @@ impl Task {
             parker.event().try_clone()?,
             config.fencing,
         )?;
+        // Only if both ends have said that they do.
+        let compression = config.compression.filter(|_| peer.packs);
         let link = Arc::new(NetLink {
-            peer,
+            peer: peer.id,
             socket,
             #[cfg(feature = "tls")]
             channel,
-            writer: Mutex::new(Writer::default()),
-            reader: Mutex::new(Reader::new()),
+            writer: Mutex::new(Writer::new(compression)),
+            reader: Mutex::new(Reader::new(compression.is_some())),
             news: Inbox::new(),
             frames_waiting: AtomicUsize::new(0),
             bell: ringer,

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use shmesh_shm::Block;
 
 use super::batch::Batch;
+use crate::compression::Compression;
 use crate::endpoint::RxChannel;
 use crate::error::Error;
 use crate::link::session::LinkFrame;
@@ -114,6 +115,13 @@ pub(super) struct Writer {
 }
 
 impl Writer {
+    pub(super) fn new(compression: Option<Compression>) -> Self {
+        Self {
+            batch: Batch::new(compression),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn take_news(&mut self, news: Vec<FeedEvent>) {
         for event in news {
             match event {
@@ -192,6 +200,7 @@ impl Writer {
                     return Flushed::Idle;
                 }
                 is_all = self.batch.has_room();
+                count += self.batch.saved();
             }
             match self.batch.with_slices(&mut write) {
                 Ok(0) => return failed(Errno::PIPE),
