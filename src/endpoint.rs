@@ -372,13 +372,15 @@ impl PublisherShared {
         if outlets.is_closed {
             return false;
         }
+        let key = channel.key;
+        // First: who is introduced may be answered by this publisher at once, as callers are.
+        self.inbox.push(PublisherEvent::Add(Box::new(channel)));
         introduce(&outlets.segments);
         outlets.listeners.push(Listener {
-            key: channel.key,
+            key,
             outlet,
             is_ready: false,
         });
-        self.inbox.push(PublisherEvent::Add(Box::new(channel)));
         true
     }
 

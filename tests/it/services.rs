@@ -366,7 +366,7 @@ fn ten_thousand_calls_against_a_limit_are_served_or_told_that_it_is_too_much() {
         let mut count = |reply: Result<_, CallError>| match reply {
             Ok(_) => served += 1,
             Err(CallError::Overloaded { .. }) => refused += 1,
-            Err(error) => panic!("{error}"),
+            Err(error) => panic!("{path:?}: {error}; {served} served, {refused} refused"),
         };
         for number in 0..10_000_u32 {
             loop {
