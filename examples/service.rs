@@ -21,14 +21,20 @@ async fn add(pair: Request<Pair>) -> Result<i64, String> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let provider = Node::builder("adder").embedded_coordinator().build().await?;
+    let provider = Node::builder("adder")
+        .embedded_coordinator()
+        .build()
+        .await?;
     // Serves until this is dropped.
     let _serving = provider
         .provider::<Pair, i64>("add")
         .concurrency(8)
         .serve(add)?;
 
-    let caller = Node::builder("asker").embedded_coordinator().build().await?;
+    let caller = Node::builder("asker")
+        .embedded_coordinator()
+        .build()
+        .await?;
     let client = caller.client::<Pair, i64>("add")?;
     client.wait_for_provider().await?;
     let calls = [(1, 2), (40, 2), (i64::MAX, 1)];

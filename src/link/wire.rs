@@ -416,7 +416,7 @@ mod tests {
             }
             let found = decode_item(&bytes).unwrap();
             assert_eq!(found, Some(Item::Packed(header(len, packed_len))));
-            assert!(matches!(decode(&bytes), Err(WireError::Kind(5))));
+            assert!(matches!(decode(&bytes), Err(WireError::Kind(6))));
         }
         let beyond = u32::try_from(COMPRESS_BYTES_MAX + 1).unwrap();
         for (len, packed_len) in [(0, 0), (0, 5), (1, 1), (256, 1), (5, 0), (beyond, 1 << 20)] {
