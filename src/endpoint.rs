@@ -240,7 +240,10 @@ impl Wake {
 #[derive(Debug)]
 pub(crate) enum PublisherEvent {
     Add(Box<TxChannel>),
+    /// Its subscriber takes no more; samples of it may live on.
     Remove(ChannelKey),
+    /// The process of that node is gone, and with it all samples.
+    Died(NodeId),
 }
 
 /// Where a publisher's new arena segments must go before a chunk in them is published.
@@ -320,6 +323,8 @@ pub(crate) struct Outlets {
     pub(crate) is_closed: bool,
     pub(crate) segments: Vec<(u32, Arc<Segment>)>,
     pub(crate) listeners: Vec<Listener>,
+    /// Nodes whose subscribers went; they may hold samples until they die.
+    left: Vec<NodeId>,
 }
 
 /// A subscriber as its publisher's node knows it.
@@ -408,15 +413,28 @@ impl PublisherShared {
         // is not kept until then.
         let is_its = |event: &PublisherEvent| match event {
             PublisherEvent::Add(channel) => channel.key == key,
-            PublisherEvent::Remove(_) => false,
+            PublisherEvent::Remove(_) | PublisherEvent::Died(_) => false,
         };
         if self.inbox.take_back(is_its).is_none() {
             self.inbox.push(PublisherEvent::Remove(key));
+            if !outlets.left.contains(&key.subscriber_node) {
+                outlets.left.push(key.subscriber_node);
+            }
         }
         drop(outlets);
         self.listeners.send_replace(count);
         // Wakes a publisher that waits for room in this channel.
         self.bell.signal();
+    }
+
+    /// The process of a node on this host is gone.
+    pub(crate) fn died(&self, node: NodeId) {
+        let mut outlets = lock(&self.outlets);
+        let count = outlets.left.len();
+        outlets.left.retain(|left| *left != node);
+        if outlets.left.len() != count {
+            self.inbox.push(PublisherEvent::Died(node));
+        }
     }
 
     /// Tells every subscriber that nothing more comes.

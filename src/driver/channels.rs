@@ -429,6 +429,12 @@ impl<'a> Channels<'a> {
             }
             !is_over
         });
+        // What a network still has to write is in this process.
+        if let LinkHandle::Host(_) = link {
+            for publisher in lock(&self.shared.registry).publishers.values() {
+                publisher.died(link.peer());
+            }
+        }
     }
 
     /// A channel ends with its network link: when there is another one, what was lost is counted.

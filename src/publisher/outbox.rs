@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use shmesh_shm::{
-    Arena, Chunk, ChunkId, ChunkRef, Counter, Counters, Head, Parker, PushError, Segment,
+    Arena, Chunk, ChunkId, ChunkRef, Counter, Counters, Head, Parker, Producer, PushError, Segment,
     SegmentStore, monotonic_ns,
 };
 
@@ -86,6 +86,8 @@ pub(crate) struct Outbox {
     pub(crate) shared: Arc<PublisherShared>,
     pub(crate) counters: Arc<Counters>,
     channels: Vec<TxChannel>,
+    /// Of subscribers that went while samples of theirs live.
+    lingering: Vec<(ChannelKey, Producer)>,
     arena: Arena<SegmentStore>,
     /// For the next messages: as many as were being written at once.
     blanks: Vec<Draft>,
@@ -116,6 +118,7 @@ impl Outbox {
             shared,
             counters,
             channels,
+            lingering: Vec::new(),
             arena,
             blanks: Vec::new(),
             sequence: 0,
@@ -498,6 +501,7 @@ impl Outbox {
             match event {
                 PublisherEvent::Add(channel) => self.add_channel(*channel),
                 PublisherEvent::Remove(key) => self.remove_channel(key),
+                PublisherEvent::Died(node) => self.forget_samples_of(node),
             }
         }
         for channel in &mut self.channels {
@@ -543,7 +547,21 @@ impl Outbox {
             let unread = channel.producer.unread().unwrap_or_default();
             self.counters.add(Counter::LostDropped, unread);
         }
-        channel.producer.reclaim_all(|id| self.arena.release(id));
+        // Samples outlive their subscriber: what it holds is not written over before it is dropped.
+        if channel.producer.retire(|id| self.arena.release(id)) {
+            self.lingering.push((key, channel.producer));
+        }
+    }
+
+    fn forget_samples_of(&mut self, node: NodeId) {
+        let arena = &mut self.arena;
+        self.lingering.retain_mut(|(key, producer)| {
+            let is_theirs = key.subscriber_node == node;
+            if is_theirs {
+                producer.reclaim_all(|id| arena.release(id));
+            }
+            !is_theirs
+        });
     }
 
     /// Node and endpoint.

@@ -493,3 +493,45 @@ fn the_steady_path_allocates_nothing() {
         assert_eq!(round(bytes), 0, "{bytes} bytes");
     }
 }
+
+#[test]
+fn a_sample_outlives_its_subscriber_unchanged_and_its_memory_comes_back() {
+    let mesh = Mesh::start();
+    let overflows = [
+        Overflow::KeepLast(16),
+        Overflow::Block {
+            depth: 16,
+            deadline: PATIENCE,
+        },
+    ];
+    for overflow in overflows {
+        let node = mesh.node("n");
+        let messages = node.subscriber::<Raw>("t").overflow(overflow);
+        let mut messages = messages.max_held(4).build().unwrap();
+        let mut publisher = node.publisher::<Raw>("t").build().unwrap();
+        publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+        for number in 0..4 {
+            publisher.publish_bytes(&payload(number, 200_000)).unwrap();
+        }
+        let held = [0, 1].map(|_| messages.recv_blocking(PATIENCE).unwrap());
+        let bytes = publisher.stats().arena_bytes;
+        drop(messages);
+        eventually("the subscriber is gone", || publisher.listener_count() == 0);
+        let mut others = node.subscriber::<Raw>("t").max_held(4).build().unwrap();
+        publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+        for number in 4..40 {
+            publisher.publish_bytes(&payload(number, 200_000)).unwrap();
+            others.recv_blocking(PATIENCE).unwrap();
+        }
+        for (number, sample) in (0..).zip(&held) {
+            assert!(is_intact(sample, number), "{overflow:?}: {number}");
+        }
+        drop(held);
+        for number in 40..80 {
+            publisher.publish_bytes(&payload(number, 200_000)).unwrap();
+            others.recv_blocking(PATIENCE).unwrap();
+        }
+        let grown = publisher.stats().arena_bytes;
+        assert!(grown <= 2 * bytes, "{grown} bytes, {bytes} before");
+    }
+}

@@ -11,7 +11,7 @@ fn speedtest(args: &[&str]) -> Output {
 
 #[test]
 fn every_pattern_and_wait_says_what_it_measured_in_json() {
-    for pattern in ["ping", "paced", "stream"] {
+    for pattern in ["ping", "paced", "stream", "call"] {
         for wait in ["spin", "block", "async"] {
             let out = speedtest(&[
                 "local",
@@ -61,7 +61,7 @@ fn verified_messages_of_all_sizes_arrive_as_they_were_sent() {
         let out = speedtest(&[&args[..], &["--message-size", size]].concat());
         let said = String::from_utf8_lossy(&out.stderr).into_owned();
         assert!(out.status.success(), "{size}: {said}");
-        assert_eq!(String::from_utf8(out.stdout).unwrap().lines().count(), 3);
+        assert_eq!(String::from_utf8(out.stdout).unwrap().lines().count(), 4);
     }
 }
 

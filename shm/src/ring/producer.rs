@@ -389,7 +389,42 @@ impl Producer {
         false
     }
 
-    /// Takes back every reference, for a consumer that is gone. The producer is used no more.
+    /// For a consumer that takes no more messages, but whose process lives: takes back what it does
+    /// not hold, and says if it holds something still. That comes back with [`sweep`](Self::sweep);
+    /// nothing may be pushed any more.
+    pub fn retire(&mut self, mut reclaim: impl FnMut(ChunkId)) -> bool {
+        // Acquire: as in `unread`.
+        let cursor = self.borrows.head.cursor.0.load(Ordering::Acquire);
+        let cursor = cursor.wrapping_add(self.config.start);
+        let mut is_held = false;
+        for entry in 0..self.lent.len() {
+            let lent = self.lent[entry];
+            if !lent.live {
+                continue;
+            }
+            // An index of entries, whose number was checked in `new`.
+            #[allow(clippy::cast_possible_truncation)]
+            let entry = entry as u32;
+            let is_out = match self.look_at(entry, lent.position) {
+                State::Released => false,
+                State::Held => true,
+                // The cursor hands over, in a keeping ring.
+                State::Unclaimed => {
+                    self.config.mode == Mode::Keep
+                        && lent.position.wrapping_sub(cursor) > u64::MAX / 2
+                }
+            };
+            if is_out {
+                is_held = true;
+            } else {
+                self.take_back(entry, &mut reclaim);
+            }
+        }
+        is_held
+    }
+
+    /// Takes back every reference, for a consumer whose process is gone. The producer is used no
+    /// more.
     pub fn reclaim_all(&mut self, mut reclaim: impl FnMut(ChunkId)) {
         for lent in &mut self.lent {
             if core::mem::take(&mut lent.live) {

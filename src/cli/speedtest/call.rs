@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::peer::{WORD_TIMEOUT, ticks};
 use super::report;
 use super::sender::{Sending, WARM_UP};
-use super::spec::{Spec, Wait};
+use super::spec::{Payload, Spec, Wait, verify_byte};
 use crate::cli::Failure;
 use crate::service::{Provider, Reply, Request};
 use crate::{Caller, Node, Raw, RecvError};
@@ -40,6 +40,10 @@ pub(super) async fn measure(
         let place = usize::try_from(ended).unwrap_or_default() % in_flight;
         if reply.len() != spec.message_size {
             return Err(Failure::usage("a reply of another size than the request"));
+        }
+        let is_intact = |(idx, byte): (usize, &u8)| *byte == verify_byte(ended, idx);
+        if spec.payload == Payload::Verify && !reply.iter().enumerate().all(is_intact) {
+            return Err(Failure::usage("a reply was damaged"));
         }
         ended += 1;
         elapsed = (now - started).as_secs_f64();

@@ -21,12 +21,19 @@ impl Outbox {
             return Ok(chunk);
         }
         let Self {
-            channels, arena, ..
+            channels,
+            lingering,
+            arena,
+            ..
         } = self;
         let mut swept = Swept::default();
         for channel in channels.iter_mut() {
             swept += channel.producer.sweep(|id| arena.release(id));
         }
+        lingering.retain_mut(|(_, producer)| {
+            swept += producer.sweep(|id| arena.release(id));
+            producer.lent_count() > 0
+        });
         let Some(chunk) = arena.take(len) else {
             return self.grow_for(len);
         };
