@@ -323,7 +323,7 @@ pub(crate) struct Outlets {
     pub(crate) is_closed: bool,
     pub(crate) segments: Vec<(u32, Arc<Segment>)>,
     pub(crate) listeners: Vec<Listener>,
-    /// Nodes whose subscribers went; they may hold samples until they die.
+    /// Nodes of other processes whose subscribers went; they may hold samples until they die.
     left: Vec<NodeId>,
 }
 
@@ -417,14 +417,22 @@ impl PublisherShared {
         };
         if self.inbox.take_back(is_its).is_none() {
             self.inbox.push(PublisherEvent::Remove(key));
-            if !outlets.left.contains(&key.subscriber_node) {
-                outlets.left.push(key.subscriber_node);
-            }
         }
         drop(outlets);
         self.listeners.send_replace(count);
         // Wakes a publisher that waits for room in this channel.
         self.bell.signal();
+    }
+
+    /// As [`remove`](Self::remove), of a subscriber in another process of this host: what it holds
+    /// comes back at the latest when [that dies](Self::died).
+    pub(crate) fn leave(&self, key: ChannelKey) {
+        let mut outlets = lock(&self.outlets);
+        if !outlets.left.contains(&key.subscriber_node) {
+            outlets.left.push(key.subscriber_node);
+        }
+        drop(outlets);
+        self.remove(key);
     }
 
     /// The process of a node on this host is gone.

@@ -312,7 +312,7 @@ impl<'a> Channels<'a> {
             LinkFrame::Detach { channel } => {
                 let key = ChannelKey::over(link, channel);
                 if let Some(outgoing) = self.outgoing.remove(&key) {
-                    outgoing.publisher.remove(key);
+                    outgoing.end(key);
                 }
                 if let LinkHandle::Net(net) = link {
                     net.tell(FeedEvent::Remove { channel });
@@ -425,7 +425,7 @@ impl<'a> Channels<'a> {
         self.outgoing.retain(|key, outgoing| {
             let is_over = outgoing.link.is_same(link);
             if is_over {
-                outgoing.publisher.remove(*key);
+                outgoing.end(*key);
             }
             !is_over
         });

@@ -240,3 +240,38 @@ fn a_hundred_kills_leave_nothing_behind() {
     drop(node);
     assert!(is_swept(&mesh, "ephemeral"));
 }
+
+#[test]
+fn what_a_gone_subscribers_process_holds_comes_back_when_that_dies() {
+    let mesh = Mesh::start();
+    let node = mesh.node("talker");
+    let mut hoarder = mesh.child("hoarder");
+    assert_eq!(hoarder.ask("sub t keep 16 8"), "ok");
+    // Four chunks.
+    let publisher = node.publisher::<Raw>("t").arena_bytes_max(1 << 20);
+    let mut publisher = publisher.build().unwrap();
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    for number in 0..2 {
+        publisher.publish_bytes(&payload(number, 200_000)).unwrap();
+    }
+    hoarder.ask("hold 2");
+    assert_eq!(hoarder.ask("forget"), "ok");
+    eventually("its subscriber is gone", || publisher.listener_count() == 0);
+    let mut messages = node.subscriber::<Raw>("t").max_held(8).build().unwrap();
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    let mut held = Vec::new();
+    for number in 2..4 {
+        publisher.publish_bytes(&payload(number, 200_000)).unwrap();
+        held.push(messages.recv_blocking(PATIENCE).unwrap());
+    }
+    let error = publisher.publish_bytes(&payload(4, 200_000)).unwrap_err();
+    assert!(matches!(error, shmesh::Error::ArenaFull { .. }), "{error}");
+    hoarder.kill();
+    for number in 4..6 {
+        eventually("its chunks came back", || {
+            publisher.publish_bytes(&payload(number, 200_000)).is_ok()
+        });
+        held.push(messages.recv_blocking(PATIENCE).unwrap());
+    }
+    assert_eq!(held.len(), 4);
+}

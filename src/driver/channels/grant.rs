@@ -30,6 +30,17 @@ pub(super) struct Outgoing {
     slots: usize,
 }
 
+impl Outgoing {
+    /// The channel is over.
+    pub(super) fn end(&self, key: ChannelKey) {
+        match self.link {
+            LinkHandle::Host(_) => self.publisher.leave(key),
+            // What it holds is held by the link, in this process.
+            LinkHandle::Net(_) => self.publisher.remove(key),
+        }
+    }
+}
+
 impl Channels<'_> {
     /// A peer's subscriber wants a channel from our publisher. Over a host link it brings its half
     /// and its event.
