@@ -2,7 +2,7 @@
 //!
 //! A service is two topics: callers publish on one and providers subscribe to it, and on the other
 //! the roles are swapped. So calls take the rings and links of messages, wait in the same three
-//! ways, and end when a peer dies as channels do. What a call adds is a [head](Head) before each
+//! ways, and end when a peer dies as channels do. What a call adds is a head before each
 //! payload, and that each message goes to one of the peers only.
 
 mod call;

@@ -49,7 +49,7 @@ struct Call {
     timeout: Duration,
 }
 
-/// The calling end of a service. One thread at a time; [`Node::call`](crate::Node::call) is for
+/// The calling end of a service. One thread at a time; [`Client`](super::Client) is for
 /// many tasks at once.
 ///
 /// A single call is [`call`](Self::call), [`call_blocking`](Self::call_blocking) or
