@@ -184,7 +184,7 @@ fn the_speed_test_works_with_a_key() {
         })
     {
         let lines = measured(&mut command);
-        assert_eq!(lines.len(), 4);
+        assert_eq!(lines.len(), 3);
         let args: Vec<_> = command.get_args().collect();
         let transport = if args.contains(&"tcp".as_ref()) {
             "tcp"

@@ -23,7 +23,7 @@ pub(super) enum Pattern {
 }
 
 impl Pattern {
-    pub(super) const ALL: [Self; 4] = [Self::Ping, Self::Paced, Self::Stream, Self::Call];
+    pub(super) const ALL: [Self; 3] = [Self::Ping, Self::Paced, Self::Stream];
 }
 
 /// How messages are waited for.
