@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use shmesh::rkyv::{Archive, Serialize};
-use shmesh::{Node, Overflow, RecvError};
+use shmesh::{Message, Node, Overflow, RecvError};
 
-#[derive(Archive, Serialize)]
+#[derive(Archive, Serialize, Message)]
 #[rkyv(crate = shmesh::rkyv)]
 struct Pose {
     x: f64,

@@ -1,10 +1,10 @@
 //! Prints the poses of `talker`: `cargo run --example listener`.
 #![allow(clippy::print_stdout)]
 
-use shmesh::Node;
 use shmesh::rkyv::{Archive, Serialize};
+use shmesh::{Message, Node};
 
-#[derive(Archive, Serialize)]
+#[derive(Archive, Serialize, Message)]
 #[rkyv(crate = shmesh::rkyv)]
 struct Pose {
     x: f64,

@@ -4,9 +4,9 @@
 #![allow(clippy::print_stdout)]
 
 use shmesh::rkyv::{Archive, Serialize};
-use shmesh::{CallError, Node, Request};
+use shmesh::{CallError, Message, Node, Request};
 
-#[derive(Archive, Serialize)]
+#[derive(Archive, Serialize, Message)]
 #[rkyv(crate = shmesh::rkyv)]
 struct Pair {
     left: i64,

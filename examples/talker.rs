@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use shmesh::Node;
 use shmesh::rkyv::{Archive, Serialize};
+use shmesh::{Message, Node};
 
-#[derive(Archive, Serialize)]
+#[derive(Archive, Serialize, Message)]
 #[rkyv(crate = shmesh::rkyv)]
 struct Pose {
     x: f64,

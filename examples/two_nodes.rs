@@ -4,9 +4,9 @@
 #![allow(clippy::print_stdout)]
 
 use shmesh::rkyv::{Archive, Serialize};
-use shmesh::{Error, Node};
+use shmesh::{Error, Message, Node};
 
-#[derive(Archive, Serialize)]
+#[derive(Archive, Serialize, Message)]
 #[rkyv(crate = shmesh::rkyv)]
 struct Scan {
     angle: f32,

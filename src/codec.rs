@@ -8,6 +8,7 @@
 //! Non-goals: nothing is read in place here; rkyv messages are for that.
 
 mod msgpack;
+pub(crate) use self::msgpack::check as check_msgpack;
 
 use core::fmt;
 use core::marker::PhantomData;

@@ -46,7 +46,12 @@ impl Packer {
 
     /// The payload made smaller, if it is worth trying and it helps.
     pub(crate) fn pack(&mut self, payload: &[u8]) -> Option<&[u8]> {
-        if payload.len() <= self.above_bytes || payload.len() > COMPRESS_BYTES_MAX {
+        self.pack_part(payload, payload.len())
+    }
+
+    /// The same for a part of a payload that has `whole` bytes.
+    pub(crate) fn pack_part(&mut self, payload: &[u8], whole: usize) -> Option<&[u8]> {
+        if whole <= self.above_bytes || whole > COMPRESS_BYTES_MAX {
             return None;
         }
         let room = block::get_maximum_output_size(payload.len());

@@ -5,10 +5,13 @@
 //! [`DELTA_COALESCE_MS`] go out together, and so do the snapshots of nodes that join meanwhile. A
 //! node that reads too slowly gets a new snapshot instead of a queue of history. Each run has its
 //! own, growing epoch. All of that is decided in [`state`]; here are its sockets and its clock.
+//! Visitors do not register: see `visit`.
 
 mod pending;
 mod rate;
+mod schemas;
 pub mod state;
+mod visit;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -25,6 +28,7 @@ use crate::error::Error;
 use crate::id::{NodeId, random_bytes};
 use crate::limits::{
     CONNECTIONS_MAX, DELTA_COALESCE_MS, DELTA_QUEUE_FRAMES_MAX, HEARTBEAT_MS, LEASE_MS,
+    SCHEMA_CHANGES,
 };
 use crate::link::auth::AuthKey;
 use crate::link::door::{Door, Doorkeeper, Guest};
@@ -174,8 +178,12 @@ async fn serve(mesh: &Arc<Mesh>, guest: Guest, lease: Duration) -> Result<(), Er
     let (mut reader, mut writer) = split(guest.stream);
     reader.set_lease(lease);
     let first = reader.next(Kind::FromNode).await?;
-    let FromNode::Register(info) = first else {
-        return Err(Error::Protocol("register first"));
+    let info = match first {
+        FromNode::Register(info) => info,
+        FromNode::Look | FromNode::Dismiss(_) => {
+            return visit::serve(mesh, first, &mut reader, &mut writer, lease).await;
+        }
+        _ => return Err(Error::Protocol("register first")),
     };
     if info.id != guest.hello.id {
         return Err(Error::Protocol("registered under another id"));
@@ -212,17 +220,29 @@ async fn serve(mesh: &Arc<Mesh>, guest: Guest, lease: Duration) -> Result<(), Er
 /// Takes in what the node says, until it is gone or says too much.
 async fn listen(mesh: &Mesh, reader: &mut FrameReader, node: NodeId) -> Result<(), Error> {
     let mut rate = Rate::default();
+    let mut is_beyond = false;
     loop {
         let word = reader.next(Kind::FromNode).await?;
         let change_count = match &word {
             FromNode::Update(changes) => changes.len(),
-            FromNode::Heartbeat | FromNode::Register(_) => 0,
+            FromNode::Schema { .. } | FromNode::WantSchema { .. } => SCHEMA_CHANGES,
+            _ => 0,
         };
         rate.take(change_count, Instant::now().into_std())?;
         match word {
             FromNode::Heartbeat => {}
             FromNode::Update(changes) => mesh.update(node, &changes)?,
             FromNode::Register(_) => return Err(Error::Protocol("registered twice")),
+            FromNode::Look | FromNode::Dismiss(_) => {
+                return Err(Error::Protocol("a visitor's question from a node"));
+            }
+            FromNode::Schema { hash, schema } => {
+                if !lock(&mesh.state).keep_schema(node, hash, schema) && !is_beyond {
+                    is_beyond = true;
+                    tracing::warn!(%node, "no room for its schemas: tools cannot read all of it");
+                }
+            }
+            FromNode::WantSchema { hash } => lock(&mesh.state).tell_schema(node, hash)?,
         }
     }
 }

@@ -8,35 +8,42 @@
 //! because the coordinator forgot a node.
 
 mod channels;
+mod listen;
 mod network;
+mod peers;
+mod thread;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
+use shmesh_shm::{Counter, monotonic_ns};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::channels::Channels;
+use self::listen::{embed, listen};
+use self::network::NetThread;
 pub(crate) use self::network::NetworkSetup;
-use self::network::{NetThread, addresses_of, open_door};
-use crate::coordinator::Coordinator;
-use crate::endpoint::lock;
+use self::peers::Peers;
+pub(crate) use self::thread::Running;
+use crate::endpoint::{SubscriberEvent, lock};
 use crate::error::Error;
+use crate::events::Loss;
+use crate::flow::forever::{dealt_with, dismissed, ended_by_signal, is_awaited};
 use crate::id::NodeId;
-use crate::limits::{
-    ACCEPT_PAUSE_MS, DIAL_TURN_MS, HEARTBEAT_MS, LEAVE_MS_MAX, RECONNECT_MS_MAX, RECONNECT_MS_MIN,
-};
+use crate::known::apply;
+use crate::limits::{HEARTBEAT_MS, LEAVE_MS_MAX};
 use crate::link::handshake::Credentials;
-use crate::link::host::{self, HostListener};
-use crate::link::net::task::NetConfig;
 use crate::link::{LinkConfig, LinkEvent, LinkHandle};
-use crate::membership::{MembershipConfig, MeshEvent, jittered, maintain};
-use crate::node::{NodeShared, Transports, forget_in_process, in_process};
-use crate::topology::{Change, NodeInfo, Role, Topology};
+use crate::membership::{MembershipConfig, MeshEvent, maintain};
+use crate::metrics::Sampler;
+use crate::name::is_pattern;
+use crate::node::{NodeShared, forget_in_process};
+use crate::topology::{Endpoint, NodeInfo, Role, Topology};
 
 /// What a handle asks of the driver.
 #[derive(Clone, Copy, Debug)]
@@ -75,21 +82,13 @@ pub(crate) fn socket_path(runtime_dir: &Path, node: NodeId) -> PathBuf {
 
 type Joined = oneshot::Sender<Result<(), Error>>;
 
-/// Starts the driver's thread. `joined` learns whether the node got into the mesh.
+/// Starts the driver. `joined` learns whether the node got into the mesh.
 pub(crate) fn spawn(
     shared: Arc<NodeShared>,
     config: DriverConfig,
     joined: Joined,
-) -> Result<JoinHandle<()>, Error> {
-    let what = "start the node's thread";
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime = runtime.map_err(|source| Error::Io { what, source })?;
-    let name = format!("shmesh-{:.8}", shared.info.name);
-    let run = move || runtime.block_on(run(shared, config, joined));
-    let thread = std::thread::Builder::new().name(name).spawn(run);
-    thread.map_err(|source| Error::Io { what, source })
+) -> Result<Running, Error> {
+    Running::start(run(shared, config, joined))
 }
 
 async fn run(shared: Arc<NodeShared>, config: DriverConfig, joined: Joined) {
@@ -101,49 +100,30 @@ async fn run(shared: Arc<NodeShared>, config: DriverConfig, joined: Joined) {
             status.remove();
         }
         let _ = std::fs::remove_file(&shared.info.socket);
-        // The last node of the process ends it as the signal would have.
-        if forget_in_process(shared.info.id) {
+        // The last node of the process ends it as the signal would have, unless the program does.
+        if !forget_in_process(shared.info.id) {
+            return;
+        }
+        dealt_with();
+        if !is_awaited() {
             let ended = signal_hook::low_level::emulate_default_handler(signal);
             debug_assert!(ended.is_ok());
         }
     }
 }
 
-/// How a peer is to be reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Route {
-    /// Its socket.
-    Host(String),
-    /// Its addresses.
-    Network(Vec<String>),
-}
-
-/// Another node, as far as links go.
-#[derive(Debug, Default)]
-struct Peer {
-    link: Option<LinkHandle>,
-    is_dialling: bool,
-    /// True if it is its socket that is dialled.
-    is_dialling_memory: bool,
-    /// True if its socket could not be reached: its addresses are next.
-    is_without_memory: bool,
-    /// True once it was given the time to dial us.
-    had_its_turn: bool,
-    /// Not to be dialled before; and how long to wait after the next failure.
-    retry: Option<Instant>,
-    pause_ms: u64,
-}
-
 struct Driver<'a> {
     shared: &'a Arc<NodeShared>,
+    /// Where the coordinator is, and which run of it let us in.
+    address: &'a str,
+    epoch: u64,
     channels: Channels<'a>,
-    peers: HashMap<NodeId, Peer>,
+    peers: Peers<'a>,
     /// Mismatches that were logged.
     mismatched: HashSet<(NodeId, u32, u32)>,
     tasks: JoinSet<()>,
-    links: LinkConfig,
-    net: Arc<NetThread>,
     joined: Option<Joined>,
+    sampler: Sampler,
     /// Built up while a snapshot comes in, so that nothing is torn down meanwhile.
     incoming: Option<Topology>,
 }
@@ -152,7 +132,7 @@ impl<'a> Driver<'a> {
     /// Runs until shutdown; gives the signal that ended it, if one did.
     async fn drive(
         shared: &'a Arc<NodeShared>,
-        config: &DriverConfig,
+        config: &'a DriverConfig,
         joined: Joined,
     ) -> Option<i32> {
         let (link_events, mut from_links) = mpsc::channel(EVENT_QUEUE);
@@ -163,13 +143,7 @@ impl<'a> Driver<'a> {
             credentials: config.credentials.clone(),
             events: link_events,
         };
-        let net_config = NetConfig {
-            bells: Arc::clone(&shared.bells),
-            fencing: shared.fencing,
-            events: links.events.clone(),
-            compression: config.network.compression,
-        };
-        let net = NetThread::new(&shared.info.name, net_config);
+        let net = NetThread::new(shared, &config.network, &links);
         let mut tasks = JoinSet::new();
         let info = match listen(shared, config, &links, &net, &mut tasks).await {
             Ok(info) => info,
@@ -185,34 +159,35 @@ impl<'a> Driver<'a> {
             address: config.address.clone(),
             info,
             credentials: config.credentials.clone(),
+            desk: Arc::clone(&shared.desk),
         };
         let (local, shutdown) = (shared.local.subscribe(), shared.shutdown.subscribe());
         tasks.spawn(maintain(membership, local, mesh_events, shutdown));
         let mut driver = Driver {
             shared,
+            address: &config.address,
+            epoch: 0,
             channels: Channels::new(shared),
-            peers: HashMap::new(),
+            peers: Peers::new(shared, links, net),
             mismatched: HashSet::new(),
             tasks,
-            links,
-            net,
             joined: Some(joined),
+            sampler: Sampler::default(),
             incoming: None,
         };
         let mut shutdown = shared.shutdown.subscribe();
-        let give_up = Instant::now() + config.join_timeout;
-        let signal = signals(config.handles_signals);
-        tokio::pin!(signal);
-        let mut last_error = None;
+        let (mut last_error, give_up) = (None, Instant::now() + config.join_timeout);
+        let mut signal = pin!(ended_by_signal(shared, config.handles_signals));
         let mut beat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MS));
         let ended_by = loop {
-            let retry = driver.next_retry();
+            let timer = driver.next_timer();
             tokio::select! {
                 Some(event) = from_mesh.recv() => driver.on_mesh(event, &mut last_error),
                 Some(event) = from_links.recv() => driver.on_link(event),
                 () = shared.commanded.notified() => driver.on_commands(),
                 Some(_) = driver.tasks.join_next() => {}
-                () = tokio::time::sleep_until(retry) => driver.retry(),
+                () = driver.peers.dialled() => {}
+                () = tokio::time::sleep_until(timer) => driver.on_timer(),
                 _ = beat.tick() => driver.beat(),
                 () = tokio::time::sleep_until(give_up), if driver.joined.is_some() => {
                     driver.give_up(last_error.take(), config.join_timeout);
@@ -235,28 +210,37 @@ impl<'a> Driver<'a> {
     fn on_mesh(&mut self, event: MeshEvent, last_error: &mut Option<Error>) {
         match event {
             MeshEvent::Joined { epoch } => {
-                tracing::debug!(epoch, "joined the mesh");
-                if let Some(joined) = self.joined.take() {
-                    let _ = joined.send(Ok(()));
+                tracing::debug!(target: "shmesh::topology", epoch, "joined the mesh");
+                self.epoch = epoch;
+                match self.joined.take() {
+                    Some(joined) => {
+                        let _ = joined.send(Ok(()));
+                    }
+                    None => self.shared.counters.add(Counter::CoordinatorFoundAgain, 1),
                 }
             }
             MeshEvent::Reset => self.incoming = Some(Topology::default()),
-            MeshEvent::Changes(changes) => match &mut self.incoming {
+            MeshEvent::Changes { version, changes } => match &mut self.incoming {
                 Some(incoming) => apply(incoming, &changes),
                 None => {
-                    apply(&mut lock(&self.shared.topology), &changes);
+                    self.shared.view.advance(version, &changes);
                     self.connect();
                 }
             },
-            MeshEvent::SnapshotDone => {
+            MeshEvent::SnapshotDone { version } => {
                 if let Some(incoming) = self.incoming.take() {
-                    *lock(&self.shared.topology) = incoming;
+                    let view = &self.shared.view;
+                    view.begin(self.address, self.epoch, version, incoming);
                 }
                 self.connect();
             }
+            MeshEvent::Dismissed => drop(self.tasks.spawn(dismissed(Arc::clone(self.shared)))),
             MeshEvent::Lost { error } => {
                 if self.joined.is_none() {
-                    tracing::warn!(%error, "coordinator lost; traffic goes on, trying again");
+                    tracing::warn!(
+                        target: "shmesh::topology",
+                        %error, "coordinator lost; traffic goes on, trying again"
+                    );
                 } else if !matches!(error, Error::CoordinatorUnreachable { .. }) {
                     // It answers, but not to us: trying on would not change that.
                     self.give_up(Some(error), Duration::ZERO);
@@ -280,218 +264,125 @@ impl<'a> Driver<'a> {
 
     fn on_link(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Up { link, is_dialled } => self.on_up(link, is_dialled),
+            LinkEvent::Up { link, is_dialled } => {
+                if self.peers.on_up(&link, is_dialled) {
+                    self.channels.greet(&link);
+                    self.connect();
+                }
+            }
             LinkEvent::Frame {
                 link,
                 frame,
                 descriptors,
             } => {
                 if let Err(error) = self.channels.on_frame(&link, frame, descriptors) {
-                    tracing::warn!(%error, peer = %link.peer(), "link ended");
+                    tracing::warn!(
+                        target: "shmesh::link", %error, peer = %link.peer(), "link ended"
+                    );
                     link.close();
                 }
                 self.connect();
             }
             LinkEvent::Down { link, error } => {
-                tracing::debug!(peer = %link.peer(), %error, "link down");
-                self.channels.drop_link(&link);
-                let peer = self.peers.entry(link.peer()).or_default();
-                if peer
-                    .link
-                    .as_ref()
-                    .is_some_and(|current| current.is_same(&link))
-                {
-                    peer.link = None;
-                    peer.back_off();
-                }
+                tracing::debug!(target: "shmesh::link", peer = %link.peer(), %error, "link down");
+                self.channels.drop_link(&link, loss_of(&link, &error));
+                self.peers.on_down(&link);
                 self.connect();
             }
-            LinkEvent::Failed { peer, error } => self.on_failed(peer, &error),
-        }
-    }
-
-    /// A link is up. Of two between the same nodes the one stays that the node with the smaller id
-    /// dialled, and of two of those the newer: both ends see it alike.
-    fn on_up(&mut self, link: LinkHandle, is_dialled: bool) {
-        let peer = self.peers.entry(link.peer()).or_default();
-        let is_by_smaller = is_dialled == (self.shared.info.id < link.peer());
-        if peer.link.is_some() && !is_by_smaller {
-            link.close();
-            return;
-        }
-        let is_without_memory = peer.is_without_memory;
-        let replaced = std::mem::replace(
-            peer,
-            Peer {
-                link: Some(link.clone()),
-                is_without_memory,
-                ..Peer::default()
-            },
-        );
-        if let Some(older) = replaced.link {
-            older.close();
-        }
-        self.channels.greet(&link);
-        self.connect();
-    }
-
-    fn on_failed(&mut self, id: NodeId, error: &Error) {
-        tracing::debug!(peer = %id, %error, "no link");
-        let has_addresses = lock(&self.shared.topology)
-            .node(id)
-            .is_some_and(|node| !node.addresses.is_empty());
-        let is_networking = self.shared.transports != Transports::SharedMemory;
-        let peer = self.peers.entry(id).or_default();
-        let was_memory = std::mem::take(&mut peer.is_dialling_memory);
-        peer.is_dialling = false;
-        peer.back_off();
-        if was_memory && has_addresses && is_networking {
-            if !std::mem::replace(&mut peer.is_without_memory, true) {
-                tracing::info!(peer = %id, %error, "cannot share memory: going over the network");
+            LinkEvent::Failed { peer, error } => {
+                if self.peers.on_failed(peer, &error) {
+                    self.connect();
+                }
             }
-            peer.retry = None;
-            self.connect();
-        } else if peer.is_without_memory {
-            // Neither way: both are tried again in turn.
-            peer.is_without_memory = false;
         }
     }
 
     /// Brings links and channels to what the topology and our endpoints ask for.
     fn connect(&mut self) {
+        self.channels.forget_ended();
         let local = self.shared.local.borrow().clone();
-        let topology = lock(&self.shared.topology);
-        let mut wanted = Vec::new();
+        let known = self.shared.view.known();
+        let known = lock(&known);
+        let topology = known.topology();
         for ours in local.values() {
             let others = match ours.role {
                 Role::Publisher => Role::Subscriber,
                 Role::Subscriber => Role::Publisher,
             };
             for (node, theirs) in topology.matching(&ours.topic, others) {
-                if ours.ty != theirs.ty {
+                if !ours.suits(theirs) {
                     if self.mismatched.insert((node.id, theirs.id, ours.id)) {
-                        tracing::warn!(
-                            topic = ours.topic, node = node.name, ours = %ours.ty,
-                            theirs = %theirs.ty, "types differ: not connected"
-                        );
+                        note_mismatch(node, ours, theirs);
                     }
                     continue;
                 }
-                let neighbour = self.neighbour(node);
+                let neighbour = self.peers.neighbour(node);
                 if ours.role == Role::Subscriber {
                     self.channels
                         .attach(ours.id, node, theirs, neighbour.as_ref());
                 }
-                if neighbour.is_none()
-                    && !wanted.iter().any(|(id, _)| *id == node.id)
-                    && let Some(route) = self.route(node)
-                {
-                    wanted.push((node.id, route));
+                if neighbour.is_none() {
+                    self.peers.want(node);
                 }
             }
         }
-        self.peers.retain(|id, peer| {
-            peer.link.is_some() || peer.is_dialling || topology.node(*id).is_some()
-        });
-        drop(topology);
-        for (id, route) in wanted {
-            self.dial(id, route);
+        self.peers.forget_gone(topology);
+        // A pattern may come upon many in its life.
+        self.mismatched
+            .retain(|(node, ..)| topology.node(*node).is_some());
+    }
+
+    /// Another second.
+    fn beat(&mut self) {
+        self.channels.measure();
+        self.sampler.sample(self.shared);
+        self.peers.beat();
+    }
+
+    /// When there is something to do that no event tells of.
+    fn next_timer(&self) -> Instant {
+        let retry = self.peers.next_retry();
+        self.shared.deadlines.due_ns().map_or(retry, |due_ns| {
+            let left_ns = due_ns.saturating_sub(monotonic_ns());
+            retry.min(Instant::now() + Duration::from_nanos(left_ns).min(IDLE))
+        })
+    }
+
+    fn on_timer(&mut self) {
+        let now_ns = monotonic_ns();
+        if self
+            .shared
+            .deadlines
+            .due_ns()
+            .is_some_and(|due_ns| due_ns <= now_ns)
+        {
+            self.shared.deadlines.run(now_ns);
+        }
+        if self.peers.next_retry() <= Instant::now() {
+            self.peers.end_pauses();
+            self.connect();
         }
     }
 
-    /// A node of this process with which nothing but memory is needed.
-    fn neighbour(&self, node: &NodeInfo) -> Option<Arc<NodeShared>> {
-        let is_sharing = self.shared.transports != Transports::Network && !node.socket.is_empty();
-        in_process(node.id).filter(|_| is_sharing)
-    }
-
-    /// How a node is to be reached: by its socket if that is on this host, else by its addresses.
-    fn route(&self, node: &NodeInfo) -> Option<Route> {
-        let transports = self.shared.transports;
-        let is_same_host = node.host == self.shared.info.host;
-        let is_sharing =
-            is_same_host && transports != Transports::Network && !node.socket.is_empty();
-        let addresses = match transports {
-            Transports::SharedMemory => Vec::new(),
-            Transports::Auto | Transports::Network => addresses_of(node, is_same_host),
-        };
-        let peer = self.peers.get(&node.id);
-        let is_without_memory = peer.is_some_and(|peer| peer.is_without_memory);
-        if is_sharing && (addresses.is_empty() || !is_without_memory) {
-            return Some(Route::Host(node.socket.clone()));
-        }
-        (!addresses.is_empty()).then_some(Route::Network(addresses))
-    }
-
-    fn dial(&mut self, id: NodeId, route: Route) {
-        let now = Instant::now();
-        let peer = self.peers.entry(id).or_default();
-        let is_early = peer.retry.is_some_and(|retry| retry > now);
-        if peer.link.is_some() || peer.is_dialling || is_early {
-            return;
-        }
-        if self.shared.info.id > id {
-            // Its turn. Over a network it may be that only we can reach it.
-            if let Route::Host(_) = route {
-                return;
-            }
-            if !std::mem::replace(&mut peer.had_its_turn, true) {
-                peer.retry = Some(now + Duration::from_millis(DIAL_TURN_MS));
-                return;
-            }
-        }
-        peer.is_dialling = true;
-        peer.is_dialling_memory = matches!(route, Route::Host(_));
-        peer.retry = None;
-        let links = self.links.clone();
-        match route {
-            Route::Host(socket) => self.tasks.spawn(host::dial(links, id, socket)),
-            Route::Network(addresses) => {
-                let net = Arc::clone(&self.net);
-                self.tasks.spawn(network::dial(links, net, id, addresses))
-            }
-        };
-    }
-
-    /// Another second: the links over networks say that they live, and look whether their peers do.
-    fn beat(&self) {
-        for peer in self.peers.values() {
-            if let Some(LinkHandle::Net(link)) = &peer.link {
-                link.beat();
-            }
-        }
-    }
-
-    fn retry(&mut self) {
-        let now = Instant::now();
-        for peer in self.peers.values_mut() {
-            peer.retry.take_if(|retry| *retry <= now);
-        }
-        self.connect();
-    }
-
-    /// When a failed peer is to be dialled again.
-    fn next_retry(&self) -> Instant {
-        let idle = Instant::now() + Duration::from_secs(3600);
-        self.peers
-            .values()
-            .filter_map(|peer| peer.retry)
-            .min()
-            .unwrap_or(idle)
-    }
-
-    /// Tells the peers that all is over; what is in the rings stays readable for them.
+    /// Tells the peers that all is over; what is in the rings stays readable for them. No task of
+    /// the driver is left then.
     async fn leave(&mut self, from_links: &mut mpsc::Receiver<LinkEvent>) {
+        self.shared.shutdown.send_replace(true);
         let publishers: Vec<_> = {
             let registry = lock(&self.shared.registry);
             registry.publishers.values().cloned().collect()
         };
         publishers.iter().for_each(|publisher| publisher.close());
         self.channels.close_all();
+        self.sampler.sample(self.shared);
+        // After their channels: what had come is read before the end.
+        for subscriber in lock(&self.shared.registry).subscribers.values() {
+            subscriber.tell(SubscriberEvent::Over);
+        }
         // What is queued for the peers (a segment that a message lies in) goes out first, but a
         // peer that does not read is not waited for.
         let flushed = async {
-            while self.peers.values().any(|peer| peer.link.is_some()) {
+            while self.peers.has_links() {
                 let Some(event) = from_links.recv().await else {
                     return;
                 };
@@ -501,109 +392,46 @@ impl<'a> Driver<'a> {
             }
         };
         let _ = tokio::time::timeout(Duration::from_millis(LEAVE_MS_MAX), flushed).await;
+        // What they listen at is free again when the node is closed.
+        self.tasks.shutdown().await;
+        self.peers.stop().await;
     }
 }
 
-impl Peer {
-    fn back_off(&mut self) {
-        self.pause_ms = (2 * self.pause_ms).clamp(RECONNECT_MS_MIN, RECONNECT_MS_MAX);
-        self.retry = Some(Instant::now() + jittered(self.pause_ms));
+fn note_mismatch(node: &NodeInfo, ours: &Endpoint, theirs: &Endpoint) {
+    let topic = &theirs.topic;
+    if is_pattern(&ours.topic) || is_pattern(topic) {
+        // A pattern is for those of its type.
+        tracing::debug!(
+            target: "shmesh::channel",
+            topic, node = node.name, ours = %ours.ty, theirs = %theirs.ty,
+            "another type under a pattern: skipped"
+        );
+    } else {
+        tracing::warn!(
+            target: "shmesh::channel",
+            topic, node = node.name, ours = %ours.ty, theirs = %theirs.ty,
+            "types differ: not connected"
+        );
     }
 }
 
-fn apply(topology: &mut Topology, changes: &[Change]) {
-    for change in changes {
-        if let Err(error) = topology.apply(change) {
-            tracing::warn!(%error, "the coordinator sent a change that cannot be");
+/// What the end of a link says of the publishers behind it.
+fn loss_of(link: &LinkHandle, error: &Error) -> Loss {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    match (link, error) {
+        // The kernel closes it with its process.
+        (LinkHandle::Host(_), _) => Loss::Died,
+        (LinkHandle::Net(_), Error::Io { source, .. })
+            if matches!(source.kind(), BrokenPipe | ConnectionReset | UnexpectedEof) =>
+        {
+            Loss::Died
         }
+        (LinkHandle::Net(_), _) => Loss::Unreachable,
     }
 }
 
-async fn accept(listener: HostListener, links: LinkConfig) {
-    let mut served = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok(socket) => {
-                    served.spawn(host::answer(links.clone(), socket));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a peer");
-                    tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
-                }
-            },
-            Some(_) = served.join_next() => {}
-        }
-    }
-}
-
-/// Makes this node reachable, by whatever it may be reached; what it announces of itself.
-async fn listen(
-    shared: &Arc<NodeShared>,
-    config: &DriverConfig,
-    links: &LinkConfig,
-    net: &Arc<NetThread>,
-    tasks: &mut JoinSet<()>,
-) -> Result<NodeInfo, Error> {
-    let mut info = shared.info.clone();
-    if shared.transports != Transports::Network {
-        let is_shared = config.users.len() > 1;
-        let listener = HostListener::bind(&config.runtime_dir, info.id, is_shared)?;
-        debug_assert_eq!(listener.path(), Path::new(&info.socket));
-        tasks.spawn(accept(listener, links.clone()));
-    }
-    if shared.transports == Transports::SharedMemory {
-        return Ok(info);
-    }
-    match open_door(&config.network, &config.address, links).await {
-        Ok((door, addresses)) => {
-            info.addresses = addresses;
-            tasks.spawn(network::receive(door, Arc::clone(net)));
-        }
-        // Not what was asked for: memory may do.
-        Err(error) if shared.transports == Transports::Auto && config.network.listen.is_none() => {
-            tracing::warn!(%error, "not reachable over a network");
-        }
-        Err(error) => return Err(error),
-    }
-    Ok(info)
-}
-
-/// Starts a coordinator here, unless the address is taken, by another one most likely.
-async fn embed(config: &DriverConfig, shared: &Arc<NodeShared>, tasks: &mut JoinSet<()>) {
-    let address = &config.address;
-    match Coordinator::bind(address).await {
-        Ok(coordinator) => {
-            let coordinator = coordinator.with_credentials(config.credentials.clone());
-            tracing::info!(address, "embedded coordinator");
-            let mut shutdown = shared.shutdown.subscribe();
-            tasks.spawn(async move {
-                let over = async {
-                    let _ = shutdown.wait_for(|is_over| *is_over).await;
-                };
-                coordinator.run(over).await;
-            });
-        }
-        Err(error) => tracing::debug!(address, %error, "no embedded coordinator"),
-    }
-}
-
-/// The signal that ends this process, if that is ours to see.
-async fn signals(are_handled: bool) -> i32 {
-    use tokio::signal::unix::{SignalKind, signal};
-    if are_handled
-        && let (Ok(mut interrupt), Ok(mut terminate)) = (
-            signal(SignalKind::interrupt()),
-            signal(SignalKind::terminate()),
-        )
-    {
-        return tokio::select! {
-            _ = interrupt.recv() => SignalKind::interrupt().as_raw_value(),
-            _ = terminate.recv() => SignalKind::terminate().as_raw_value(),
-        };
-    }
-    std::future::pending().await
-}
-
+/// Longest sleep of a driver that has nothing to wait for.
+const IDLE: Duration = Duration::from_secs(3600);
 /// Events between tasks of one thread.
 const EVENT_QUEUE: usize = 256;

@@ -5,7 +5,7 @@
 //! through an inbox that the handle looks into when its flag is up: one load per message.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
@@ -14,12 +14,16 @@ use shmesh_shm::{
 };
 use tokio::sync::watch;
 
+use crate::events::{Loss, Promise, Watch};
 use crate::id::NodeId;
 use crate::limits::{WRITE_AFTER_BYTES, WRITE_AFTER_MESSAGES};
 use crate::link::LinkHandle;
 use crate::link::host::HostLink;
 use crate::link::net::{FeedEvent, NetLink};
 use crate::link::wire::MESSAGE_HEADER_BYTES;
+use crate::name;
+use crate::priority::Priority;
+use crate::publisher::{History, Order, Wanted};
 use crate::topology::Endpoint;
 
 /// Names a channel: the subscriber's node and the number that node gave it.
@@ -89,14 +93,19 @@ impl Overflow {
 /// A mailbox with a flag: pushing is rare, looking is a load.
 #[derive(Debug)]
 pub(crate) struct Inbox<T> {
-    is_full: AtomicBool,
+    flags: AtomicU8,
     items: Mutex<Vec<T>>,
 }
+
+/// Items wait.
+const FULL: u8 = 1;
+/// The owner wants to be sent off the plain way at each message, for reasons of its own.
+const PINNED: u8 = 2;
 
 impl<T> Inbox<T> {
     pub(crate) fn new() -> Self {
         Self {
-            is_full: AtomicBool::new(false),
+            flags: AtomicU8::new(0),
             items: Mutex::new(Vec::new()),
         }
     }
@@ -104,13 +113,27 @@ impl<T> Inbox<T> {
     pub(crate) fn push(&self, item: T) {
         lock(&self.items).push(item);
         // Release: pairs with the Acquire in `is_full`; the items themselves are under the lock.
-        self.is_full.store(true, Ordering::Release);
+        self.flags.fetch_or(FULL, Ordering::Release);
     }
 
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
         // Acquire: what was done before the push is visible to who takes it.
-        self.is_full.load(Ordering::Acquire)
+        self.flags.load(Ordering::Acquire) & FULL != 0
+    }
+
+    /// True if items wait, or the inbox is pinned: one look for both, so that what is pinned costs
+    /// the others nothing.
+    #[inline]
+    pub(crate) fn is_raised(&self) -> bool {
+        // Acquire: as in `is_full`.
+        self.flags.load(Ordering::Acquire) != 0
+    }
+
+    /// Raises it for good.
+    pub(crate) fn pin(&self) {
+        // Relaxed: said and looked at by its owner.
+        self.flags.fetch_or(PINNED, Ordering::Relaxed);
     }
 
     /// Takes out the first item that `is_it`.
@@ -122,7 +145,7 @@ impl<T> Inbox<T> {
 
     pub(crate) fn take(&self) -> Vec<T> {
         // Lowered first: a push after the take raises it again.
-        self.is_full.store(false, Ordering::Release);
+        self.flags.fetch_and(!FULL, Ordering::Release);
         core::mem::take(&mut *lock(&self.items))
     }
 }
@@ -153,6 +176,12 @@ pub(crate) struct TxChannel {
     pub(crate) deadline: Option<Duration>,
     /// True while a message waits for room here.
     pub(crate) is_blocked: bool,
+    /// True if the subscriber merges it with others of our node, by their stamps.
+    pub(crate) is_merged: bool,
+    /// What its subscriber wants of what was sent before.
+    pub(crate) history: Wanted,
+    /// True if the driver has put that into the ring.
+    pub(crate) is_begun: bool,
     /// True if the next message is for another node of its name.
     pub(crate) is_passed_over: bool,
     /// Messages that others of its name got. They do not count here: to its subscriber this
@@ -167,6 +196,7 @@ impl TxChannel {
         producer: Producer,
         wake: Wake,
         deadline: Option<Duration>,
+        history: Wanted,
     ) -> Self {
         Self {
             key,
@@ -175,6 +205,9 @@ impl TxChannel {
             wake,
             deadline,
             is_blocked: false,
+            is_merged: false,
+            history,
+            is_begun: false,
             is_passed_over: false,
             passed_over: 0,
         }
@@ -244,6 +277,8 @@ pub(crate) enum PublisherEvent {
     Remove(ChannelKey),
     /// The process of that node is gone, and with it all samples.
     Died(NodeId),
+    /// The publisher is closed.
+    Over,
 }
 
 /// Where a publisher's new arena segments must go before a chunk in them is published.
@@ -310,7 +345,10 @@ impl Outlet {
                 subscriber,
                 channel,
             } => {
-                subscriber.tell(SubscriberEvent::Closed { channel: *channel });
+                subscriber.tell(SubscriberEvent::Closed {
+                    channel: *channel,
+                    reason: Loss::Left,
+                });
             }
         }
     }
@@ -350,6 +388,8 @@ impl Outlets {
 pub(crate) struct PublisherShared {
     pub(crate) endpoint: Endpoint,
     pub(crate) origin: Arc<Origin>,
+    /// The node's, for all its publishers.
+    pub(crate) order: Arc<Order>,
     pub(crate) inbox: Inbox<PublisherEvent>,
     pub(crate) outlets: Mutex<Outlets>,
     pub(crate) listeners: watch::Sender<usize>,
@@ -357,6 +397,12 @@ pub(crate) struct PublisherShared {
     pub(crate) bell: Event,
     pub(crate) bell_index: u32,
     pub(crate) counters: Arc<Counters>,
+    /// What it keeps for subscribers that come later.
+    pub(crate) history: Option<History>,
+    /// How often it promised to send.
+    pub(crate) promise: Arc<Promise>,
+    /// How urgent its messages are on network links.
+    pub(crate) priority: Priority,
 }
 
 impl PublisherShared {
@@ -365,27 +411,35 @@ impl PublisherShared {
         self.counters.value(Counter::Messages)
     }
 
-    /// Adds a channel. `introduce` tells the subscriber's side of it and of the segments there
-    /// are, so that no message lies in one that it does not know. False if the publisher is closed.
+    /// Adds a channel, with what its subscriber wants of the history. `introduce` tells the
+    /// subscriber's side of it, of the segments there are, so that no message lies in one that it
+    /// does not know, and of the number of the first message: as far as can be said, if nothing is
+    /// in the channel yet. False if the publisher is closed.
     pub(crate) fn add(
         &self,
-        channel: TxChannel,
+        mut channel: TxChannel,
         outlet: Outlet,
-        introduce: impl FnOnce(&[(u32, Arc<Segment>)]),
+        introduce: impl FnOnce(&[(u32, Arc<Segment>)], u64),
     ) -> bool {
         let mut outlets = lock(&self.outlets);
         if outlets.is_closed {
             return false;
         }
         let key = channel.key;
-        // First: who is introduced may be answered by this publisher at once, as callers are.
-        self.inbox.push(PublisherEvent::Add(Box::new(channel)));
-        introduce(&outlets.segments);
         outlets.listeners.push(Listener {
             key,
             outlet,
             is_ready: false,
         });
+        let kept = self.history.as_ref().map(History::lock);
+        let replayed = kept
+            .as_ref()
+            .and_then(|kept| kept.replay(channel.history, &mut channel.producer));
+        channel.is_begun = replayed.is_some();
+        // First: who is introduced may be answered by this publisher at once, as callers are.
+        self.inbox.push(PublisherEvent::Add(Box::new(channel)));
+        drop(kept);
+        introduce(&outlets.segments, replayed.unwrap_or_else(|| self.sent()));
         true
     }
 
@@ -413,7 +467,7 @@ impl PublisherShared {
         // is not kept until then.
         let is_its = |event: &PublisherEvent| match event {
             PublisherEvent::Add(channel) => channel.key == key,
-            PublisherEvent::Remove(_) | PublisherEvent::Died(_) => false,
+            PublisherEvent::Remove(_) | PublisherEvent::Died(_) | PublisherEvent::Over => false,
         };
         if self.inbox.take_back(is_its).is_none() {
             self.inbox.push(PublisherEvent::Remove(key));
@@ -445,13 +499,18 @@ impl PublisherShared {
         }
     }
 
-    /// Tells every subscriber that nothing more comes.
+    /// Tells every subscriber that nothing more comes, and the publisher that nothing more goes.
     pub(crate) fn close(&self) {
         let mut outlets = lock(&self.outlets);
         outlets.is_closed = true;
         for listener in outlets.listeners.drain(..) {
             listener.outlet.closed();
         }
+        self.inbox.push(PublisherEvent::Over);
+        drop(outlets);
+        self.listeners.send_replace(0);
+        // Wakes a publisher that waits for room.
+        self.bell.signal();
     }
 }
 
@@ -478,7 +537,7 @@ impl RxChannel {
 
     pub(crate) fn add_segment(&mut self, number: u32, block: Arc<dyn Block>) {
         if let Err(error) = self.consumer.add_segment(number, block) {
-            tracing::warn!(%error, "segment refused");
+            tracing::warn!(target: "shmesh::channel", %error, "segment refused");
         }
     }
 }
@@ -497,7 +556,10 @@ pub(crate) enum SubscriberEvent {
     },
     Closed {
         channel: u64,
+        reason: Loss,
     },
+    /// The node is closed.
+    Over,
 }
 
 impl std::fmt::Debug for SubscriberEvent {
@@ -506,7 +568,8 @@ impl std::fmt::Debug for SubscriberEvent {
             Self::Add(added) => ("Add", added.channel),
             Self::Segment { channel, .. } => ("Segment", *channel),
             Self::SegmentGone { channel, .. } => ("SegmentGone", *channel),
-            Self::Closed { channel } => ("Closed", *channel),
+            Self::Closed { channel, .. } => ("Closed", *channel),
+            Self::Over => return write!(f, "Over"),
         };
         write!(f, "{what}({channel})")
     }
@@ -516,8 +579,16 @@ impl std::fmt::Debug for SubscriberEvent {
 #[derive(Debug)]
 pub(crate) struct SubscriberShared {
     pub(crate) endpoint: Endpoint,
+    /// Further names and patterns, each an endpoint of its own.
+    pub(crate) also: Vec<Endpoint>,
     pub(crate) overflow: Overflow,
     pub(crate) ring: RingConfig,
+    /// Most messages it wants of those sent before it came.
+    pub(crate) history: u32,
+    /// Age in nanoseconds beyond which it does not want a message.
+    pub(crate) lifespan_ns: Option<u64>,
+    /// Its publishers, watched.
+    pub(crate) watch: Arc<Watch>,
     pub(crate) inbox: Inbox<SubscriberEvent>,
     pub(crate) publishers: watch::Sender<usize>,
     pub(crate) bell: Event,
@@ -526,13 +597,26 @@ pub(crate) struct SubscriberShared {
 }
 
 impl SubscriberShared {
+    /// All that it subscribes to.
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        std::iter::once(&self.endpoint).chain(&self.also)
+    }
+
+    /// True if it may have several topics, whose messages it gets in the order of their node.
+    pub(crate) fn is_merging(&self) -> bool {
+        !self.also.is_empty() || name::is_pattern(&self.endpoint.topic)
+    }
+
     /// Leaves news and wakes the subscriber, whether it is parked or not: news are rare.
     pub(crate) fn tell(&self, event: SubscriberEvent) {
         let step = match &event {
             SubscriberEvent::Add(_) => 1,
             SubscriberEvent::Closed { .. } => -1,
-            SubscriberEvent::Segment { .. } | SubscriberEvent::SegmentGone { .. } => 0,
+            SubscriberEvent::Segment { .. }
+            | SubscriberEvent::SegmentGone { .. }
+            | SubscriberEvent::Over => 0,
         };
+        self.watch.note(&event);
         self.inbox.push(event);
         self.bell.signal();
         // Last: who waits for a publisher may take this core from us at once, and must find it.

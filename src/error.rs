@@ -216,6 +216,20 @@ pub enum RecvError {
         /// The limit.
         max: u32,
     },
+    /// A message without a time, for a subscription with a lifespan. It counts as lost; receiving
+    /// goes on.
+    #[error(
+        "message {sequence} of {publisher} on {topic} has no time to tell its age by: build its \
+         publisher without `.without_timestamps()`, or this subscription without `.lifespan()`"
+    )]
+    Undated {
+        /// The topic.
+        topic: String,
+        /// Who sent it.
+        publisher: String,
+        /// Its number.
+        sequence: u64,
+    },
     /// A message that is no value of the topic's type. It counts as lost; receiving goes on.
     #[error("message {sequence} of {publisher} on {topic} is invalid: {reason}")]
     Invalid {
@@ -236,6 +250,9 @@ pub enum RecvError {
         /// How.
         reason: &'static str,
     },
+    /// The node is closed: nothing more comes.
+    #[error("the node is closed")]
+    Closed,
     /// Publishers came or went: said only where it was asked for.
     #[error("publishers came or went")]
     #[doc(hidden)]

@@ -36,6 +36,38 @@ pub const ARCHIVE_DEPTH_MAX: usize = 64;
 /// allows, where it cannot be set.
 pub const CODED_DEPTH_MAX: usize = 127;
 
+/// Largest schema of a message type in bytes, as it travels: it fits a frame.
+pub const SCHEMA_BYTES_MAX: usize = 48 << 10;
+/// Most types in a schema, the message's own among them.
+pub const SCHEMA_TYPES_MAX: usize = 512;
+/// Most fields and variants in a schema, of all its types together.
+pub const SCHEMA_FIELDS_MAX: usize = 4096;
+/// Longest name of a type, field, variant or unit in a schema, in bytes; longer ones are cut.
+pub const SCHEMA_NAME_BYTES_MAX: usize = TYPE_NAME_BYTES_MAX;
+/// Longest comment in a schema in bytes; longer ones are cut.
+pub const SCHEMA_DOC_BYTES_MAX: usize = 512;
+/// How deep types lie in each other in place in a schema.
+pub const SCHEMA_DEPTH_MAX: usize = 64;
+/// How deep values lie in each other in an archive that is read or written by its schema, those
+/// in place counted like those behind pointers: an archive of [`ARCHIVE_DEPTH_MAX`] pointers may
+/// have some of both at each.
+pub const SCHEMA_VALUE_DEPTH_MAX: usize = 256;
+/// Values that are read for each byte of an archive: in a small one pointers may lead to the same
+/// bytes again and again.
+pub const SCHEMA_VALUES_PER_BYTE_MAX: usize = 64;
+/// Values that are read of any archive, however small: items may have no size.
+pub const SCHEMA_VALUES_MIN: usize = 65_536;
+/// Schemas that a node announces; a coordinator keeps no more of it.
+pub const SCHEMAS_PER_NODE_MAX: usize = 256;
+/// Most memory of a coordinator for schemas, in bytes.
+pub const SCHEMAS_BYTES_MAX: usize = 64 << 20;
+/// Schemas of others that a node remembers.
+pub const SCHEMAS_KEPT_MAX: usize = 256;
+/// Longest wait for a schema in milliseconds.
+pub const SCHEMA_MS_MAX: u64 = 2_000;
+/// A word about a schema counts like so many changes: it may be as long as they are together.
+pub const SCHEMA_CHANGES: usize = 4;
+
 /// Unread messages of a subscription unless it says otherwise.
 pub const DEPTH_DEFAULT: u32 = 16;
 /// Most unread messages of a subscription: the publisher's node pays 128 bytes for each.
@@ -44,6 +76,11 @@ pub const DEPTH_MAX: u32 = 65_536;
 pub const HELD_DEFAULT: u32 = 8;
 /// Most large messages a subscriber holds at once, per publisher.
 pub const HELD_MAX: u32 = 4096;
+/// Most messages that a publisher keeps for subscribers that come later: 136 bytes each, and what
+/// does not fit inline in its payload memory.
+pub const HISTORY_MAX: u32 = 4096;
+/// Events of a publisher or subscriber that may wait to be taken; the oldest is dropped then.
+pub const EVENTS_MAX: usize = 256;
 /// Payload memory of a publisher in bytes unless it says otherwise.
 pub const ARENA_BYTES_DEFAULT: usize = 1 << 30;
 
@@ -53,6 +90,8 @@ pub const DEPARTED_MAX: usize = 64;
 
 /// A call waits this long for its reply unless it says otherwise, in milliseconds.
 pub const CALL_MS_DEFAULT: u64 = 10_000;
+/// Clients that a node keeps for `Node::call` and `Node::tell`: each has two endpoints.
+pub const CLIENTS_PER_NODE_MAX: usize = 64;
 /// Calls of a caller that are under way at once unless it says otherwise.
 pub const CALLS_DEFAULT: u32 = 64;
 /// Most calls of a caller that are under way at once: each reply has a slot, and may be held.
@@ -66,6 +105,8 @@ pub const FAILURE_BYTES_MAX: usize = 4096;
 
 /// Most publishers and subscribers of a node: each that sleeps has a word in its bell page.
 pub const ENDPOINTS_PER_NODE_MAX: u32 = 1024;
+/// Most names and patterns of one subscription: each is one of its node's endpoints.
+pub const TOPICS_PER_SUBSCRIBER_MAX: usize = 256;
 /// Most channels of one link and direction: what a peer can make us allocate.
 pub const CHANNELS_PER_LINK_MAX: usize = 1024;
 /// Most unread slots a peer can make us allocate over one link: 256 MiB.
@@ -88,8 +129,25 @@ pub const DIRECT_WRITE_BYTES_MAX: usize = 64 << 10;
 /// bytes: they are in its cache then, and the network thread may be waiting for its processor.
 pub const WRITE_AFTER_BYTES: usize = 64 << 10;
 /// And no fewer messages than these: what a write costs beside its bytes is shared by them, which
-/// counts where there are many links.
-pub const WRITE_AFTER_MESSAGES: usize = 4;
+/// counts where there are many links, for what one link touches the others have pushed out of the
+/// cache.
+pub const WRITE_AFTER_MESSAGES: usize = 8;
+/// A larger message goes over a network in parts of so many bytes, where somebody more urgent is
+/// on the link, who may go between them. Else it goes as it is: 1 MiB in parts took up to twice as
+/// long.
+pub const FRAGMENT_BYTES: usize = 64 << 10;
+/// So many of them go at once where nobody more urgent is left on the link: in fewer calls they
+/// cost less.
+pub const FRAGMENTS_PER_WRITE: usize = 8;
+/// And so many where somebody is.
+pub const FRAGMENTS_PER_SHARED_WRITE: usize = 1;
+/// Bytes of fragments that may be on their way, in buffers of kernels for the most part, where
+/// somebody more urgent is on the link: what is urgent is behind them.
+pub const FRAGMENTS_AHEAD_BYTES: u64 = 256 << 10;
+/// What was read of fragments is said whenever it is so many bytes more.
+pub const FRAGMENTS_READ_BYTES: u64 = 128 << 10;
+/// Writes in a row that may leave a less urgent message behind before one begins with it.
+pub const PASSED_OVER_MAX: u32 = 8;
 /// Payloads of so many bytes or fewer are not compressed unless told: they fit in a packet.
 pub const COMPRESS_ABOVE_BYTES_DEFAULT: usize = 1 << 10;
 /// Largest payload that is compressed, in bytes: a frame of a camera. Whoever writes needs about a
@@ -118,6 +176,12 @@ pub const CHANGE_BYTES_MAX: usize = 1 << 10;
 pub const NODE_CHANGES_PER_SECOND_MAX: u32 = 10_000;
 /// Changes that a node may send at once: all its endpoints go and others come.
 pub const NODE_CHANGES_AHEAD_MAX: u32 = 2 * ENDPOINTS_PER_NODE_MAX;
+/// A question of a visitor counts like so many changes: it may cost a walk through the mesh.
+pub const VISIT_CHANGES: usize = 200;
+/// A tool waits this long for each answer of the coordinator, in milliseconds: people wait for it.
+pub const VISIT_MS_MAX: u64 = 1_500;
+/// Nodes that a visitor names at once to have them leave.
+pub const DISMISSED_PER_FRAME_MAX: usize = 1_024;
 /// Blocks of frames, each of at most [`FRAME_BYTES_MAX`], that may wait for a node that reads its
 /// deltas slowly; it gets a snapshot beyond that.
 pub const DELTA_QUEUE_FRAMES_MAX: usize = 1024;
@@ -157,13 +221,113 @@ pub const STALE_MS_MAX: u64 = 10_000;
 pub const JOIN_MS_DEFAULT: u64 = 3_000;
 /// A node that leaves waits this long for what is queued for its peers, in milliseconds.
 pub const LEAVE_MS_MAX: u64 = 200;
+/// Handlers that run when their node closes may go on for so long, in milliseconds, unless told:
+/// twice what a person takes for "at once", and within the patience of `systemctl stop`.
+pub const GRACE_MS_DEFAULT: u64 = 1_000;
+/// A node waits so many milliseconds longer, so that handlers are given up by those who call them.
+pub const GRACE_MS_MORE: u64 = 50;
+/// Shortest period of a timer in microseconds: what a processor wakes up for in time at best.
+pub const PERIOD_US_MIN: u64 = 10;
+/// Longest period of a timer in seconds: a day.
+pub const PERIOD_S_MAX: u64 = 86_400;
+/// Most calls of one handler that run at once: each may hold a large message.
+pub const CONCURRENCY_MAX: usize = 1024;
+/// A listening that holds as many messages as it may looks again after so many milliseconds.
+pub const HELD_PAUSE_MS: u64 = 10;
+/// Longest head of a request for metrics in bytes: what servers commonly allow.
+pub const SCRAPE_BYTES_MAX: usize = 8 << 10;
+/// A request for metrics is over after so many milliseconds, answered or not.
+pub const SCRAPE_MS_MAX: u64 = 2_000;
+/// Shortest time between two readings of `mesh top` in milliseconds: a faster one is not seen.
+pub const TOP_INTERVAL_MS_MIN: u64 = 50;
+/// Longest time between two readings of `mesh top` in milliseconds.
+pub const TOP_INTERVAL_MS_MAX: u64 = 3_600_000;
+/// `mesh top` asks the coordinator so often, in milliseconds: before its visit would be ended.
+pub const TOP_LOOK_MS: u64 = 1_000;
+/// Keys that wait for `mesh top`; more wait where they come from.
+pub const TOP_EVENTS_MAX: usize = 64;
+/// Requests for metrics that are served at once.
+pub const SCRAPES_MAX: usize = 16;
+/// Unread messages of each publisher that a tool which measures topics may have: enough for bursts,
+/// and few enough that large ones do not fill their publisher's memory.
+pub const MEASURE_DEPTH: u32 = 64;
+/// Messages of each topic that such a tool looks back on at most.
+pub const WINDOW_MESSAGES_MAX: u32 = 1_000_000;
+/// Unread messages of each publisher that `mesh topic echo` may have, unless told: few enough that
+/// images do not fill their publisher's memory.
+pub const ECHO_DEPTH_DEFAULT: u32 = 64;
+/// Bytes that it writes at once while there are more: what a pipe takes.
+pub const ECHO_BYTES: usize = 64 << 10;
+/// Messages that it prints before it looks for a signal.
+pub const ECHO_BATCH: u32 = 256;
+/// A tool that waits for publishers says so after so many milliseconds.
+pub const NOBODY_MS: u64 = 1_000;
+/// Types that a tool knows how to read at once.
+pub const FORMS_MAX: usize = 1_024;
 /// Pause after `accept` failed for want of descriptors, in milliseconds.
 pub const ACCEPT_PAUSE_MS: u64 = 100;
+/// Largest launch file in bytes.
+pub const LAUNCH_FILE_BYTES_MAX: usize = 1 << 20;
+/// Values in a launch file, with those that its aliases stand for.
+pub const LAUNCH_VALUES_MAX: usize = 65_536;
+/// Deepest nesting in a launch file.
+pub const LAUNCH_DEPTH_MAX: usize = 16;
+/// Processes that are launched together.
+pub const LAUNCH_PROCESSES_MAX: usize = 1024;
+/// Longest delay in a launch file in seconds: a day.
+pub const LAUNCH_DELAY_S_MAX: u64 = 86_400;
+/// A launched node waits so long for what it depends on unless told, in milliseconds.
+pub const LAUNCH_DEPENDS_MS_DEFAULT: u64 = 30_000;
+/// Whether it is there is looked up this often, in milliseconds: as changes come.
+pub const LAUNCH_LOOK_MS: u64 = DELTA_COALESCE_MS;
+/// Longest line of a launched process in bytes; what is longer comes in parts.
+pub const LINE_BYTES_MAX: usize = 8 << 10;
+/// Lines of launched processes that may wait for a terminal; further ones are dropped and counted,
+/// so that no node waits for it.
+pub const LINES_WAITING_MAX: usize = 4096;
+/// First and longest pause before a process that failed is started again, in milliseconds.
+pub const RESTART_MS_MIN: u64 = 500;
+/// See [`RESTART_MS_MIN`].
+pub const RESTART_MS_MAX: u64 = 30_000;
+/// A process that ran so many milliseconds was healthy: the pause begins anew.
+pub const HEALTHY_MS: u64 = 10_000;
+/// A process that was told to end has so many milliseconds unless told, before it is killed.
+pub const LAUNCH_GRACE_MS_DEFAULT: u64 = 5_000;
+/// And one that was killed so many, before nobody waits for it any more: a kernel that cannot end
+/// it now may never do.
+pub const LAUNCH_KILL_MS_MAX: u64 = 5_000;
+
+/// Messages of a recording are written so many bytes at a time unless told.
+pub const BAG_CHUNK_BYTES_DEFAULT: usize = 1 << 20;
+/// Most of it in bytes: a reader holds a chunk in memory.
+pub const BAG_CHUNK_BYTES_MAX: usize = 64 << 20;
+/// And when the oldest of them has waited so long, in milliseconds: what a crash costs at most.
+pub const BAG_CHUNK_MS_MAX: u64 = 1_000;
+/// A payload of so many bytes is written from where it lies, unless it is to be compressed.
+pub const BAG_ALONE_BYTES: usize = 128 << 10;
+/// Largest record of a recording that is read, in bytes: a message, and what is around it.
+pub const BAG_RECORD_BYTES_MAX: usize = MESSAGE_BYTES_MAX + BAG_CHUNK_BYTES_MAX;
+/// A new file is begun after so many chunks: their index is kept in memory until the file's end,
+/// about 200 bytes for each.
+pub const BAG_CHUNKS_PER_FILE_MAX: usize = 1 << 20;
+/// Most publishers of a recording: MCAP numbers channels with 16 bits.
+pub const BAG_CHANNELS_MAX: usize = u16::MAX as usize;
+/// Most bytes of channels' and schemas' descriptions that are kept of a recording that is read.
+pub const BAG_DEFINITIONS_BYTES_MAX: usize = 256 << 20;
+/// Memory for the last seconds of a recording in bytes unless told.
+pub const BAG_LAST_BYTES_DEFAULT: u64 = 256 << 20;
+/// Unread messages of a recorder for each publisher unless told: 0.16 s at 100,000 messages a
+/// second, for 2 MiB of the publisher's memory.
+pub const BAG_DEPTH_DEFAULT: u32 = 16_384;
 
 const _: () = assert!(2 * (ENDPOINTS_PER_NODE_MAX + NETWORK_LINKS_MAX) <= BELL_WORDS_MAX);
 // A heartbeat counts like a change.
 const _: () = assert!(NODE_CHANGES_PER_SECOND_MAX as u64 * HEARTBEAT_MS >= 100 * 1_000);
 const _: () = assert!(LEASE_MS >= 3 * HEARTBEAT_MS);
+// Ids, and what msgpack needs beside them.
+const _: () = assert!(FRAME_BYTES_MAX >= DISMISSED_PER_FRAME_MAX * 20 + 64);
+const _: () = assert!(VISIT_CHANGES <= NODE_CHANGES_AHEAD_MAX as usize);
+const _: () = assert!(TOP_LOOK_MS + VISIT_MS_MAX < LEASE_MS);
 // The frame's header and the delta's own fields beside the changes.
 const _: () = assert!(FRAME_BYTES_MAX >= CHANGES_PER_FRAME_MAX * CHANGE_BYTES_MAX + 64);
 // A node's texts, with room for its numbers.
@@ -171,9 +335,23 @@ const _: () = assert!(
     NODE_NAME_BYTES_MAX + SOCKET_PATH_BYTES_MAX + ADDRESSES_PER_NODE_MAX * (ADDRESS_BYTES_MAX + 3)
         <= CHANGE_BYTES_MAX - 128
 );
+// Each of the calls, and the message that waits for one of them to end.
+const _: () = assert!(CONCURRENCY_MAX < HELD_MAX as usize);
 const _: () = assert!(
     TOPIC_NAME_BYTES_MAX + TYPE_NAME_BYTES_MAX + ENCODING_NAME_BYTES_MAX <= CHANGE_BYTES_MAX - 128
 );
+// What was read and not said yet must leave room for more.
+const _: () = assert!(FRAGMENTS_AHEAD_BYTES >= 2 * FRAGMENTS_READ_BYTES);
 const _: () = assert!(COMPRESS_BYTES_MAX <= MESSAGE_BYTES_MAX);
+const _: () = assert!(SCHEMA_BYTES_MAX + (1 << 10) <= FRAME_BYTES_MAX);
+const _: () = assert!(SCHEMAS_PER_NODE_MAX * SCHEMA_BYTES_MAX <= SCHEMAS_BYTES_MAX);
+// All that a node has, at once.
+const _: () = assert!(
+    SCHEMAS_PER_NODE_MAX * SCHEMA_CHANGES + ENDPOINTS_PER_NODE_MAX as usize
+        <= NODE_CHANGES_AHEAD_MAX as usize
+);
+const _: () = assert!(SCHEMA_VALUE_DEPTH_MAX >= 4 * ARCHIVE_DEPTH_MAX);
 const _: () = assert!(DEPTH_MAX as usize <= SLOTS_PER_LINK_MAX);
 const _: () = assert!(ARENA_SEGMENTS_MAX > 1024);
+const _: () = assert!(BAG_CHUNK_BYTES_DEFAULT <= BAG_CHUNK_BYTES_MAX);
+const _: () = assert!(BAG_DEPTH_DEFAULT <= DEPTH_MAX);

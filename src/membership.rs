@@ -12,13 +12,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::error::Error;
-use crate::id::random_bytes;
+use crate::id::{NodeId, random_bytes};
 use crate::limits::{
     CHANGES_PER_FRAME_MAX, HEARTBEAT_MS, RECONNECT_MS_MAX, RECONNECT_MS_MIN, STALE_MS_MAX,
 };
 use crate::link::handshake::{Credentials, Hello, Purpose, Side};
 use crate::link::stream::{self, FrameWriter, split};
 use crate::link::wire::{self, Kind};
+use crate::schema::{Desk, Said, SchemaBytes};
 use crate::topology::{Change, Endpoint, NodeInfo};
 
 /// A node's word to the coordinator.
@@ -30,6 +31,22 @@ pub enum FromNode {
     Update(Vec<Change>),
     /// "I live."
     Heartbeat,
+    /// "Who is there?" Of a visitor, who is no node and does not register.
+    Look,
+    /// "Have these leave." Of a visitor.
+    Dismiss(Vec<NodeId>),
+    /// "Messages of this type look like this." Before the first endpoint that has it.
+    Schema {
+        /// The schema's hash, as in the endpoint's type.
+        hash: u64,
+        /// The schema.
+        schema: SchemaBytes,
+    },
+    /// "What do messages of this type look like?"
+    WantSchema {
+        /// The hash of the type.
+        hash: u64,
+    },
 }
 
 /// The coordinator's word to a node.
@@ -65,6 +82,20 @@ pub enum FromCoordinator {
         /// Why.
         reason: String,
     },
+    /// "Leave the mesh: a visitor wants you to."
+    Leave,
+    /// To a visitor: "I told so many of those to leave."
+    Dismissed {
+        /// How many.
+        count: u32,
+    },
+    /// "They look like this": only to who asked.
+    Schema {
+        /// The hash of the type.
+        hash: u64,
+        /// The schema, if somebody who announced it is there.
+        schema: Option<SchemaBytes>,
+    },
 }
 
 /// What the driver learns.
@@ -74,10 +105,12 @@ pub(crate) enum MeshEvent {
     Joined { epoch: u64 },
     /// A snapshot begins: what was known is void.
     Reset,
-    /// Changes of the topology.
-    Changes(Vec<Change>),
+    /// Changes of the topology: parts of a snapshot after a reset, else what a version changed.
+    Changes { version: u64, changes: Vec<Change> },
     /// The snapshot is whole.
-    SnapshotDone,
+    SnapshotDone { version: u64 },
+    /// The coordinator asks us to leave.
+    Dismissed,
     /// An attempt failed, or the connection is lost. It is tried again.
     Lost { error: Error },
 }
@@ -87,6 +120,7 @@ pub(crate) struct MembershipConfig {
     pub(crate) address: String,
     pub(crate) info: NodeInfo,
     pub(crate) credentials: Credentials,
+    pub(crate) desk: Arc<Desk>,
 }
 
 type Endpoints = Arc<HashMap<u32, Endpoint>>;
@@ -113,7 +147,7 @@ impl Progress {
                 return Err(Error::StaleCoordinator { seen, found: epoch });
             }
             tracing::warn!(
-                seen,
+                target: "shmesh::topology", seen,
                 epoch,
                 "a coordinator with an older clock: it is the only one"
             );
@@ -196,14 +230,19 @@ async fn take_part(
     let (mut reader, mut writer) = split(stream);
     send(&mut writer, &FromNode::Register(config.info.clone())).await?;
     let mut told: Endpoints = Arc::default();
+    let mut said = Said::default();
+    ask(&mut writer, &config.desk, &mut said).await?;
     let mut heartbeat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MS));
     let mut version = None;
     local.mark_changed();
     loop {
         tokio::select! {
             frame = reader.next::<FromCoordinator>(Kind::FromCoordinator) => {
-                if !take_in(frame?, &mut version, events, progress).await? {
-                    return Ok(());
+                match frame? {
+                    FromCoordinator::Schema { hash, schema } => config.desk.answer(hash, schema),
+                    frame => if !take_in(frame, &mut version, events, progress).await? {
+                        return Ok(());
+                    }
                 }
             }
             changed = local.changed() => {
@@ -211,9 +250,13 @@ async fn take_part(
                     return Ok(());
                 }
                 let current = local.borrow_and_update().clone();
+                for (hash, schema) in said.announcements(current.values()) {
+                    send(&mut writer, &FromNode::Schema { hash, schema }).await?;
+                }
                 tell(&mut writer, config, &told, &current).await?;
                 told = current;
             }
+            () = config.desk.asked.notified() => ask(&mut writer, &config.desk, &mut said).await?,
             _ = heartbeat.tick() => send(&mut writer, &FromNode::Heartbeat).await?,
         }
     }
@@ -245,10 +288,14 @@ async fn take_in(
             if is_first {
                 news.push(MeshEvent::Reset);
             }
-            news.push(MeshEvent::Changes(changes));
+            let parts = MeshEvent::Changes {
+                version: new,
+                changes,
+            };
+            news.push(parts);
             if is_last {
                 *version = Some(new);
-                news.push(MeshEvent::SnapshotDone);
+                news.push(MeshEvent::SnapshotDone { version: new });
             }
         }
         FromCoordinator::Delta {
@@ -259,9 +306,17 @@ async fn take_in(
                 return Err(Error::Protocol("a delta is missing"));
             }
             *version = Some(new);
-            news.push(MeshEvent::Changes(changes));
+            let delta = MeshEvent::Changes {
+                version: new,
+                changes,
+            };
+            news.push(delta);
         }
-        FromCoordinator::Heartbeat => {}
+        FromCoordinator::Leave => news.push(MeshEvent::Dismissed),
+        FromCoordinator::Dismissed { .. } => {
+            return Err(Error::Protocol("an answer to a visitor"));
+        }
+        FromCoordinator::Heartbeat | FromCoordinator::Schema { .. } => {}
         FromCoordinator::Refused { reason } => {
             let reason = crate::name::escaped(&reason);
             return Err(Error::Refused {
@@ -301,6 +356,14 @@ async fn tell(
     let changes: Vec<Change> = gone.chain(new).collect();
     for part in changes.chunks(CHANGES_PER_FRAME_MAX) {
         send(writer, &FromNode::Update(part.to_vec())).await?;
+    }
+    Ok(())
+}
+
+/// Asks for the schemas that somebody here waits for.
+async fn ask(writer: &mut FrameWriter, desk: &Desk, said: &mut Said) -> Result<(), Error> {
+    for hash in desk.questions(said) {
+        send(writer, &FromNode::WantSchema { hash }).await?;
     }
     Ok(())
 }

@@ -9,7 +9,6 @@
 
 use core::any::type_name;
 use core::marker::PhantomData;
-use core::mem::{align_of, size_of};
 use core::num::NonZeroUsize;
 
 use rkyv::api::high::{HighSerializer, HighValidator};
@@ -28,32 +27,38 @@ use shmesh_shm::{Received, Trusted, View};
 use crate::error::Error;
 use crate::limits::ARCHIVE_DEPTH_MAX;
 use crate::publisher::{ArchiveWriter, Draft};
+use crate::schema::{self, Describe};
 use crate::topology::{Encoding, TopicType};
 
-/// A type that can be the message of a topic: any type with rkyv's `Archive` and `Serialize`.
+/// A type that can be the message of a topic: any type with rkyv's `Archive` and `Serialize`, and
+/// a description, so that tools can read it ([`schema`](crate::schema)).
 ///
 /// ```
+/// use shmesh::Message;
 /// use shmesh::rkyv::{Archive, Serialize};
 ///
-/// #[derive(Archive, Serialize)]
+/// #[derive(Archive, Serialize, Message)]
 /// #[rkyv(crate = shmesh::rkyv)]
 /// struct Pose { x: f64, y: f64, heading: f64 }
 ///
-/// fn is_message<T: shmesh::Message>() {}
+/// fn is_message<T: Message>() {}
 /// is_message::<Pose>();
 /// ```
 ///
-/// Two programs agree on a type by its name without its path (`Pose`), the size and alignment of
-/// its archived form and rkyv's format; what differs is refused when the two meet.
+/// Two programs agree on a type by its name without its path (`Pose`), the names, types and places
+/// of all that is in it, and rkyv's format; what differs is refused when the two meet. Comments and
+/// units may differ.
 pub trait Message:
-    Archive<Archived: for<'a> CheckBytes<HighValidator<'a, rancor::Error>> + 'static>
+    Describe
+    + Archive<Archived: for<'a> CheckBytes<HighValidator<'a, rancor::Error>> + 'static>
     + for<'a, 'b> Serialize<HighSerializer<ArchiveWriter<'a>, ArenaHandle<'b>, rancor::Error>>
     + 'static
 {
 }
 
 impl<T> Message for T where
-    T: Archive<Archived: for<'a> CheckBytes<HighValidator<'a, rancor::Error>> + 'static>
+    T: Describe
+        + Archive<Archived: for<'a> CheckBytes<HighValidator<'a, rancor::Error>> + 'static>
         + for<'a, 'b> Serialize<HighSerializer<ArchiveWriter<'a>, ArenaHandle<'b>, rancor::Error>>
         + 'static
 {
@@ -63,8 +68,37 @@ impl<T> Message for T where
 #[derive(Clone, Copy, Debug)]
 pub struct Raw;
 
-/// What a topic carries: a [`Message`] type, [`Raw`], or a [`Coded`](crate::Coded) value such as
-/// [`Json`](crate::Json). Implemented by this crate only.
+/// Marks a topic whose type this program does not know: for tools, recorders, bridges.
+///
+/// A subscriber `node.subscriber::<Untyped>("camera/**")` gets the messages of all publishers,
+/// whatever their types and encodings, as bytes; [`Sample::topic_type`](crate::Sample::topic_type)
+/// says what each is. Where several types contend for a topic it gets them all, and is in nobody's
+/// way. A publisher `node.publisher::<Untyped>("pose").ty(ty)` says itself
+/// [what](crate::PublisherBuilder::ty) it sends. A caller may be of untyped requests, replies or
+/// both.
+///
+/// The engine does not look at the bytes: whoever makes values of them validates them first.
+///
+/// ```
+/// # async fn run(node: shmesh::Node) -> Result<(), Box<dyn std::error::Error>> {
+/// use shmesh::Untyped;
+///
+/// let mut all = node.subscriber::<Untyped>("**").build()?;
+/// let sample = all.recv().await?;
+/// println!("{}: {}, {} bytes", sample.topic(), sample.topic_type(), sample.len());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Untyped;
+
+/// What a topic carries: a [`Message`] type, [`Raw`], [`Untyped`], or a [`Coded`](crate::Coded)
+/// value such as [`Json`](crate::Json). Implemented by this crate only.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is nothing that a topic can carry",
+    note = "a message has `#[derive(Archive, Serialize, Message)]`, the first two of rkyv",
+    note = "values of other serializers go as `Json<{Self}>`, `MsgPack<{Self}>` or `Coded<..>`"
+)]
 pub trait Payload: sealed::Sealed + 'static {
     /// What a sample derefs to.
     type View: ?Sized;
@@ -120,6 +154,21 @@ impl Body for Raw {
         Ok(writer.into_draft())
     }
 }
+
+impl Body for Untyped {
+    type In = [u8];
+
+    #[inline]
+    fn write(writer: ArchiveWriter<'_>, bytes: &[u8]) -> Result<Draft, Error> {
+        Raw::write(writer, bytes)
+    }
+}
+
+/// A [`Payload`] that is sent as bytes: [`Raw`] and [`Untyped`].
+pub trait Bytes: Body<In = [u8]> {}
+
+impl Bytes for Raw {}
+impl Bytes for Untyped {}
 
 /// What the topics of a service carry: a head of ours before each payload, which is looked at
 /// before the value is looked for.
@@ -182,16 +231,10 @@ where
     type Held = View<Archived<T>>;
 
     fn topic_type() -> TopicType {
-        let name = short_name(type_name::<T>());
-        let layout = [
-            size_of::<Archived<T>>() as u64,
-            align_of::<Archived<T>>() as u64,
-        ];
-        let hash = hash_of(name.as_bytes(), &layout) ^ format_hash();
         TopicType {
             encoding: Encoding::Rkyv,
-            name,
-            hash,
+            name: short_name(type_name::<T>()),
+            hash: schema::hash_of::<T>(),
         }
     }
 
@@ -267,6 +310,39 @@ impl Payload for Raw {
     }
 }
 
+impl Payload for Untyped {
+    type View = [u8];
+    type Held = View<()>;
+
+    /// Of its subscribers: publishers are told theirs.
+    fn topic_type() -> TopicType {
+        TopicType {
+            encoding: Encoding::Any,
+            name: "any".into(),
+            hash: 0,
+        }
+    }
+
+    #[inline(always)]
+    fn find(received: Received, validation: Validation) -> Result<View<()>, InvalidPayload> {
+        Raw::find(received, validation)
+    }
+
+    #[inline]
+    fn value(view: &View<()>) -> &[u8] {
+        Raw::value(view)
+    }
+
+    #[inline]
+    fn received(view: &View<()>) -> &Received {
+        Raw::received(view)
+    }
+
+    fn check(_: &[u8]) -> Result<(), InvalidPayload> {
+        Ok(())
+    }
+}
+
 pub(crate) fn invalid(error: impl std::fmt::Display) -> InvalidPayload {
     InvalidPayload(error.to_string())
 }
@@ -276,6 +352,7 @@ pub(crate) mod sealed {
     pub trait Sealed {}
     impl<T: super::Message> Sealed for T {}
     impl Sealed for super::Raw {}
+    impl Sealed for super::Untyped {}
     impl<P> Sealed for super::Enveloped<P> {}
 }
 
@@ -311,34 +388,11 @@ pub(crate) fn short_name(full: &str) -> String {
     short
 }
 
-/// A number that differs where rkyv's format features (byte order, alignment, pointer width)
-/// differ: any dependency of a program can switch them.
-fn format_hash() -> u64 {
-    let width = size_of::<Archived<usize>>() as u64;
-    let alignment = align_of::<Archived<u64>>() as u64;
-    let one = rkyv::to_bytes::<rancor::Error>(&1_u32);
-    let order = one.map_or(0, |bytes| {
-        u64::from(bytes.first().copied().unwrap_or_default())
-    });
-    hash_of(b"rkyv 0.8", &[width, alignment, order])
-}
-
-/// FNV-1a.
-fn hash_of(name: &[u8], numbers: &[u64]) -> u64 {
-    let numbers = numbers.iter().flat_map(|number| number.to_le_bytes());
-    name.iter()
-        .copied()
-        .chain(numbers)
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[derive(Archive, Serialize)]
+    #[derive(Archive, Serialize, shmesh_derive::Message)]
     struct Pose {
         x: f64,
         frame: String,

@@ -1,8 +1,10 @@
-//! Names of nodes and topics: what is allowed, and how a foreign one is printed.
+//! Names of nodes and topics, and patterns of the latter: what is allowed, what matches, and how a
+//! foreign one is printed.
 
 use crate::error::Error;
 use crate::limits::{
     ENCODING_NAME_BYTES_MAX, MESH_NAME_BYTES_MAX, NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX,
+    TOPICS_PER_SUBSCRIBER_MAX,
 };
 
 /// Checks a node's name: letters, digits, `_`, `-` and `.`, at most 64 bytes.
@@ -47,6 +49,96 @@ pub fn check_topic(name: &str) -> Result<&str, Error> {
     Ok(path)
 }
 
+/// True if a name is a pattern: it has a `*`.
+#[must_use]
+pub fn is_pattern(name: &str) -> bool {
+    name.contains('*')
+}
+
+/// Checks a topic's name or a pattern of such names, and drops its leading slash. In a pattern `*`
+/// stands for one part of a path and `**` for any number of them, none included.
+///
+/// # Errors
+/// [`Error::InvalidName`] says what is wrong.
+pub fn check_pattern(name: &str) -> Result<&str, Error> {
+    if !is_pattern(name) {
+        return check_topic(name);
+    }
+    let path = name.strip_prefix('/').unwrap_or(name);
+    let plain = |segment| match segment {
+        ONE | ANY => "x",
+        other => other,
+    };
+    let segments: Vec<&str> = path.split('/').map(plain).collect();
+    check(path, TOPIC_NAME_BYTES_MAX, &segments)?;
+    Ok(path)
+}
+
+/// The names and patterns of a subscription, each once.
+pub(crate) fn check_topics(given: &[String]) -> Result<Vec<&str>, Error> {
+    if given.len() > TOPICS_PER_SUBSCRIBER_MAX {
+        return Err(Error::OutOfBounds {
+            what: "topics of a subscriber",
+            found: given.len() as u64,
+            min: 1,
+            max: TOPICS_PER_SUBSCRIBER_MAX as u64,
+        });
+    }
+    let mut topics = Vec::with_capacity(given.len());
+    for topic in given {
+        let topic = check_pattern(topic)?;
+        if !topics.contains(&topic) {
+            topics.push(topic);
+        }
+    }
+    Ok(topics)
+}
+
+/// True if a pattern, or name, matches a topic's name; no pattern matches those of services. Takes
+/// at most as many steps as the one has parts times those of the other, however many `**` it has.
+#[must_use]
+pub fn matches(pattern: &str, topic: &str) -> bool {
+    if topic.starts_with('@') {
+        return pattern == topic;
+    }
+    let (mut pattern, mut topic) = (pattern.split('/'), topic.split('/'));
+    // What follows the last `**`, and the parts that it has not taken yet. An earlier one need
+    // not be tried again: whatever it could take more, the later one can take instead.
+    let mut last_any = None;
+    loop {
+        let (before, wanted, found) = (topic.clone(), pattern.next(), topic.next());
+        match (wanted, found) {
+            (Some(ANY), _) => {
+                topic = before.clone();
+                last_any = Some((pattern.clone(), before));
+            }
+            (None, None) => return true,
+            (Some(wanted), Some(found)) if wanted == ONE || wanted == found => {}
+            (_, None) => return false,
+            (_, Some(_)) => {
+                let Some((after, rest)) = &mut last_any else {
+                    return false;
+                };
+                rest.next();
+                (pattern, topic) = (after.clone(), rest.clone());
+            }
+        }
+    }
+}
+
+/// The names that a pattern can match begin with this.
+#[must_use]
+pub fn fixed_part(pattern: &str) -> &str {
+    let end = pattern.find('*').unwrap_or(pattern.len());
+    // `a/**` matches `a`, too.
+    pattern[..end].trim_end_matches('/')
+}
+
+/// Stands for one part of a path.
+const ONE: &str = "*";
+/// Stands for any number of them.
+const ANY: &str = "**";
+
 fn check(name: &str, bytes_max: usize, segments: &[&str]) -> Result<(), Error> {
     let invalid = |reason: String| Error::InvalidName {
         name: escaped(name),
@@ -65,7 +157,11 @@ fn check(name: &str, bytes_max: usize, segments: &[&str]) -> Result<(), Error> {
         .find(|c| !is_allowed(*c))
     {
         None => Ok(()),
-        Some('*') => Err(invalid("`*` is reserved for patterns".into())),
+        Some('*') => Err(invalid(
+            "`*` and `**` stand for whole parts of a path, in patterns, and only subscribers \
+             have those"
+                .into(),
+        )),
         Some(c) => {
             let c = c.escape_default();
             Err(invalid(format!(
@@ -98,6 +194,8 @@ pub fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -137,6 +235,104 @@ mod tests {
         assert!(check_mesh("a b").is_err() && check_mesh("").is_ok());
         assert!(check_node("a/b").is_err());
         assert!(check_node(&"x".repeat(NODE_NAME_BYTES_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn patterns_are_names_with_stars_for_whole_parts() {
+        for (given, found) in [
+            ("/arm/*/joint", "arm/*/joint"),
+            ("**", "**"),
+            ("*", "*"),
+            ("a/**/*/b", "a/**/*/b"),
+            ("a/b", "a/b"),
+        ] {
+            assert_eq!(check_pattern(given).unwrap(), found);
+            assert_eq!(is_pattern(found), found.contains('*'));
+        }
+        for name in [
+            "", "/", "a//*", "*/", "a*", "*a", "***", "a/**b", "* ", "ä/*", "a\x1b/*",
+        ] {
+            let error = check_pattern(name).unwrap_err().to_string();
+            assert!(error.is_ascii() && !error.contains('\x1b'), "{error}");
+        }
+        let longest = format!("{}**", "x/".repeat(TOPIC_NAME_BYTES_MAX / 2 - 1));
+        assert_eq!(check_pattern(&longest).unwrap().len(), TOPIC_NAME_BYTES_MAX);
+        assert!(check_pattern(&format!("{longest}x")).is_err());
+        let error = check_topic("a/*").unwrap_err().to_string();
+        assert!(error.contains("only subscribers"), "{error}");
+    }
+
+    #[test]
+    fn patterns_match_what_they_say() {
+        for (pattern, yes, no) in [
+            (
+                "a/*/c",
+                vec!["a/b/c"],
+                vec!["a/c", "a/b/b/c", "a/b", "b/b/c"],
+            ),
+            ("a/**", vec!["a", "a/b", "a/b/c"], vec!["ab", "b/a"]),
+            ("**", vec!["a", "a/b/c"], vec!["@requests/a"]),
+            ("**/c", vec!["c", "a/c", "a/b/c", "c/c"], vec!["c/a", "ac"]),
+            ("**/a/*", vec!["a/b", "a/a/b", "b/a/a"], vec!["a", "a/b/c"]),
+            ("a/b", vec!["a/b"], vec!["a", "a/b/c"]),
+            ("@replies/a", vec!["@replies/a"], vec!["@replies/b", "a"]),
+        ] {
+            assert!(yes.iter().all(|topic| matches(pattern, topic)), "{pattern}");
+            assert!(!no.iter().any(|topic| matches(pattern, topic)), "{pattern}");
+            let fixed = fixed_part(pattern);
+            assert!(yes.iter().all(|topic| topic.starts_with(fixed)));
+        }
+    }
+
+    #[test]
+    fn many_stars_cost_no_more_than_their_number_times_the_parts() {
+        // Tried one by one, the ways to share the parts out would be more than 10^15.
+        let topic = ["a"; 64].join("/");
+        let pattern = format!("{}b", "**/a/".repeat(20));
+        assert!(pattern.len() <= TOPIC_NAME_BYTES_MAX && !matches(&pattern, &topic));
+        assert!(matches(&["**/a"; 25].join("/"), &topic));
+    }
+
+    /// By the definition.
+    fn matches_naively(pattern: &[&str], topic: &[&str]) -> bool {
+        match (pattern, topic) {
+            ([], _) => topic.is_empty(),
+            ([ANY, rest @ ..], _) => {
+                (0..=topic.len()).any(|taken| matches_naively(rest, &topic[taken..]))
+            }
+            ([wanted, pattern @ ..], [found, topic @ ..]) => {
+                (*wanted == ONE || wanted == found) && matches_naively(pattern, topic)
+            }
+            (_, []) => false,
+        }
+    }
+
+    fn parts(of: &'static [&'static str]) -> impl Strategy<Value = Vec<&'static str>> {
+        prop::collection::vec(prop::sample::select(of), 1..8)
+    }
+
+    proptest! {
+        #[test]
+        fn matching_is_as_defined(
+            pattern in parts(&["a", "b", ONE, ANY, ANY]),
+            topic in parts(&["a", "a", "b"]),
+        ) {
+            let (whole, name) = (pattern.join("/"), topic.join("/"));
+            let is_match = matches_naively(&pattern, &topic);
+            prop_assert_eq!(matches(&whole, &name), is_match, "{} {}", whole, name);
+            prop_assert!(!is_match || name.starts_with(fixed_part(&whole)));
+            prop_assert_eq!(check_pattern(&whole).unwrap(), &whole);
+            prop_assert_eq!(check_topic(&whole).is_ok(), !is_pattern(&whole));
+        }
+
+        #[test]
+        fn any_text_is_a_pattern_or_refused(text in ".{0,140}", topic in "[a-c/]{0,20}") {
+            let _ = matches(&text, &topic);
+            let _ = fixed_part(&text);
+            if let Ok(pattern) = check_pattern(&text) {
+                prop_assert!(pattern.len() <= TOPIC_NAME_BYTES_MAX && pattern.is_ascii());
+            }
+        }
     }
 
     #[test]

@@ -1,33 +1,49 @@
 //! A node: its place in the mesh, and the maker of publishers and subscribers.
 
+mod address;
+mod handle;
+mod schemas;
+mod subscribers;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, Weak};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use shmesh_shm::{BellPage, Counters, Fencing, Origin, Parker, StatusPage, register_membarrier};
 use tokio::sync::{Notify, oneshot, watch};
 
+pub(crate) use self::address::with_default_port;
+pub use self::address::with_port;
+use self::handle::NodeHandle;
+pub(crate) use self::subscribers::SubscriberSetup;
 use crate::balance::{Balance, Groups};
+use crate::bounds::{check_bounds, check_duration, whole_ns};
 use crate::compression::Compression;
-use crate::driver::{self, Command, DriverConfig, NetworkSetup};
+use crate::deadline::Deadlines;
+use crate::driver::{self, Command, DriverConfig, NetworkSetup, Running};
 use crate::endpoint::SubscriberShared;
-use crate::endpoint::{Inbox, Outlets, Overflow, PublisherShared, lock};
+use crate::endpoint::{Inbox, Outlets, PublisherShared, lock};
 use crate::error::Error;
+use crate::events::Promise;
+use crate::flow::life::Life;
 use crate::id::{HostId, NodeId};
+use crate::known::View;
 use crate::limits::{
-    COORDINATOR_PORT, DEPTH_MAX, ENDPOINTS_PER_NODE_MAX, HELD_MAX, JOIN_MS_DEFAULT,
-    NETWORK_LINKS_MAX,
+    ENDPOINTS_PER_NODE_MAX, GRACE_MS_DEFAULT, HISTORY_MAX, JOIN_MS_DEFAULT, NETWORK_LINKS_MAX,
 };
 use crate::link::auth::AuthKey;
 use crate::message::Payload;
+use crate::metrics::Whose;
 use crate::name;
-use crate::publisher::{Outbox, PublisherBuilder};
+use crate::priority::Priority;
+use crate::publisher::{History, Order, Outbox, PublisherBuilder};
+use crate::schema::Desk;
 use crate::security;
+use crate::service::Clients;
 use crate::subscriber::SubscriberBuilder;
 use crate::tls::Tls;
-use crate::topology::{Endpoint, NodeInfo, Role, TopicType, Topology};
+use crate::topology::{Encoding, Endpoint, NodeInfo, Role, TopicType};
 
 /// Environment variable with the address of the coordinator.
 pub const COORDINATOR_VARIABLE: &str = "SHMESH_COORDINATOR";
@@ -60,6 +76,7 @@ pub struct NodeBuilder {
     is_embedding: bool,
     runtime_dir: Option<PathBuf>,
     join_timeout: Duration,
+    grace: Duration,
     handles_signals: bool,
     mesh: Option<String>,
     key: Option<AuthKey>,
@@ -94,6 +111,13 @@ impl NodeBuilder {
     /// How long to look for the coordinator before giving up; three seconds unless set.
     pub fn join_timeout(mut self, timeout: Duration) -> Self {
         self.join_timeout = timeout;
+        self
+    }
+
+    /// How long handlers that run may go on when the node closes, or their listening ends; one
+    /// second unless set. Then they are given up.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
         self
     }
 
@@ -158,7 +182,8 @@ impl NodeBuilder {
     }
 
     /// Leaves Ctrl-C and SIGTERM to the program. Otherwise the node leaves the mesh at these
-    /// signals, and the process then ends by them as if nobody had listened.
+    /// signals, as in [`close`](Node::close), and the process then ends by them as if nobody had
+    /// listened, unless somebody waits in [`forever`](Node::forever).
     pub fn without_signal_handling(mut self) -> Self {
         self.handles_signals = false;
         self
@@ -209,22 +234,31 @@ impl NodeBuilder {
         }
         let network = self.network.or_environment()?;
         let status = StatusPage::create(id.0, &info.name).inspect_err(|error| {
-            tracing::warn!(node = info.name, %error, "running without a status page");
+            tracing::warn!(
+                target: "shmesh::node", node = info.name, %error, "running without a status page"
+            );
         });
+        let status = status.ok();
+        let counters = counters(status.as_ref(), Whose::Node, 0, "");
         let shared = Arc::new(NodeShared {
             bells: BellPage::create(2 * (ENDPOINTS_PER_NODE_MAX + NETWORK_LINKS_MAX))?,
-            status: status.ok(),
+            status,
+            counters,
             fencing: register_membarrier(),
             transports: self.transports,
             info,
             registry: Mutex::default(),
-            topology: Mutex::default(),
+            order: Arc::default(),
+            view: View::default(),
             local: watch::Sender::new(Arc::default()),
+            desk: Arc::default(),
             commands: Inbox::new(),
             commanded: Notify::new(),
+            deadlines: Arc::default(),
             shutdown: watch::Sender::new(false),
             is_closed: watch::Sender::new(false),
-            thread: Mutex::new(None),
+            life: Life::new(self.grace),
+            driver: Mutex::new(None),
         });
         let address = self
             .coordinator
@@ -241,12 +275,12 @@ impl NodeBuilder {
         };
         lock(&IN_PROCESS).insert(id, Arc::downgrade(&shared));
         let (joined, when_joined) = oneshot::channel();
-        let thread = driver::spawn(Arc::clone(&shared), config, joined);
-        // Made before the thread is looked at: dropping it takes the node off the list again.
+        let driver = driver::spawn(Arc::clone(&shared), config, joined);
+        // Made before the driver is looked at: dropping it takes the node off the list again.
         let node = Node {
-            handle: Arc::new(NodeHandle { shared }),
+            handle: NodeHandle::new(shared, false),
         };
-        *lock(&node.handle.shared.thread) = Some(thread?);
+        *lock(&node.handle.shared.driver) = Some(driver?);
         Ok((node, when_joined))
     }
 }
@@ -261,24 +295,6 @@ fn default_runtime_dir(uid: u32) -> PathBuf {
     }
 }
 
-/// `host:port` for `host:port`, `host`, `::1` and `[::1]:port`.
-#[must_use]
-pub fn with_port(address: &str) -> String {
-    with_default_port(address, COORDINATOR_PORT)
-}
-
-pub(crate) fn with_default_port(address: &str, default: u16) -> String {
-    let is_bare_v6 = address.parse::<std::net::Ipv6Addr>().is_ok();
-    let has_port = address
-        .rsplit_once(':')
-        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    match (is_bare_v6, has_port) {
-        (true, _) => format!("[{address}]:{default}"),
-        (false, true) => address.to_owned(),
-        (false, false) => format!("{address}:{default}"),
-    }
-}
-
 /// The nodes of this process, which need no socket between them.
 static IN_PROCESS: LazyLock<Mutex<HashMap<NodeId, Weak<NodeShared>>>> =
     LazyLock::new(Mutex::default);
@@ -286,6 +302,10 @@ static IN_PROCESS: LazyLock<Mutex<HashMap<NodeId, Weak<NodeShared>>>> =
 /// A node of this process.
 pub(crate) fn in_process(id: NodeId) -> Option<Arc<NodeShared>> {
     lock(&IN_PROCESS).get(&id).and_then(Weak::upgrade)
+}
+
+pub(crate) fn is_in_process(id: NodeId) -> bool {
+    lock(&IN_PROCESS).contains_key(&id)
 }
 
 /// Takes a node off the list; true if it was the last.
@@ -308,17 +328,25 @@ pub(crate) struct NodeShared {
     pub(crate) info: NodeInfo,
     pub(crate) bells: Arc<BellPage>,
     pub(crate) status: Option<Arc<StatusPage>>,
+    /// Of the node itself; the driver counts.
+    pub(crate) counters: Counters,
     pub(crate) fencing: Fencing,
     pub(crate) transports: Transports,
     pub(crate) registry: Mutex<Registry>,
+    /// Of what its publishers send.
+    order: Arc<Order>,
     /// What the coordinator told, as far as it came.
-    pub(crate) topology: Mutex<Topology>,
+    pub(crate) view: View,
     pub(crate) local: watch::Sender<Arc<HashMap<u32, Endpoint>>>,
+    /// Where schemas of others are asked for.
+    pub(crate) desk: Arc<Desk>,
     pub(crate) commands: Inbox<Command>,
     pub(crate) commanded: Notify,
+    pub(crate) deadlines: Arc<Deadlines>,
     pub(crate) shutdown: watch::Sender<bool>,
     pub(crate) is_closed: watch::Sender<bool>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    pub(crate) life: Life,
+    driver: Mutex<Option<Running>>,
 }
 
 impl NodeShared {
@@ -328,15 +356,22 @@ impl NodeShared {
     }
 
     /// Refuses a type that nobody may have, or that somebody on the topic is known not to share.
+    /// Who subscribes to a pattern does not mind others: it gets those of its type.
     fn check_type(&self, role: Role, topic: &str, ty: &TopicType) -> Result<(), Error> {
         ty.check()?;
         let others = match role {
             Role::Publisher => Role::Subscriber,
             Role::Subscriber => Role::Publisher,
         };
-        let topology = lock(&self.topology);
-        let mut others = topology.matching(topic, others);
-        let Some((node, other)) = others.find(|(_, other)| other.ty != *ty) else {
+        let known = self.view.known();
+        let known = lock(&known);
+        let mut others = known.topology().matching(topic, others);
+        let suits = |other: &Endpoint| match role {
+            Role::Publisher => other.ty.takes(ty),
+            Role::Subscriber => ty.takes(&other.ty),
+        };
+        let is_other = |other: &Endpoint| !suits(other) && !name::is_pattern(&other.topic);
+        let Some((node, other)) = others.find(|(_, other)| is_other(other)) else {
             return Ok(());
         };
         Err(Error::TypeMismatch {
@@ -347,34 +382,39 @@ impl NodeShared {
         })
     }
 
-    fn announce(&self, endpoint: Endpoint) {
+    fn announce(&self, endpoints: impl Iterator<Item = Endpoint>) {
         self.local.send_modify(|local| {
-            Arc::make_mut(local).insert(endpoint.id, endpoint);
+            Arc::make_mut(local).extend(endpoints.map(|endpoint| (endpoint.id, endpoint)));
         });
         self.command(Command::Changed);
     }
 
-    fn withdraw(&self, endpoint: u32) {
+    fn withdraw(&self, endpoints: impl Iterator<Item = u32>) {
         self.local.send_modify(|local| {
-            Arc::make_mut(local).remove(&endpoint);
+            let local = Arc::make_mut(local);
+            endpoints.for_each(|endpoint| drop(local.remove(&endpoint)));
         });
     }
 
     fn counters(&self, role: Role, endpoint: u32, topic: &str) -> Counters {
-        let claimed = self
-            .status
-            .as_ref()
-            .and_then(|page| page.claim(role as u32, endpoint, topic));
-        claimed.unwrap_or_else(Counters::detached)
+        let whose = Whose::Endpoint(role);
+        counters(self.status.as_ref(), whose, endpoint, topic)
     }
 }
 
+/// Counters on the status page if there is room for them.
+fn counters(page: Option<&Arc<StatusPage>>, whose: Whose, endpoint: u32, topic: &str) -> Counters {
+    let claimed = page.and_then(|page| page.claim(whose.number(), endpoint, topic));
+    claimed.unwrap_or_else(Counters::detached)
+}
+
 impl Registry {
-    fn take_id(&mut self) -> Result<u32, Error> {
-        let count = self.publishers.len() + self.subscribers.len();
-        if count >= ENDPOINTS_PER_NODE_MAX as usize {
+    /// Numbers for `wanted` endpoints; the first of them.
+    fn take_ids(&mut self, wanted: u32) -> Result<u32, Error> {
+        let count = (self.publishers.len() + self.subscribers.len()) as u64 + u64::from(wanted);
+        if count > u64::from(ENDPOINTS_PER_NODE_MAX) {
             let max = u64::from(ENDPOINTS_PER_NODE_MAX);
-            let (what, found) = ("endpoints of the node", count as u64 + 1);
+            let (what, found) = ("endpoints of the node", count);
             return Err(Error::OutOfBounds {
                 what,
                 found,
@@ -383,7 +423,7 @@ impl Registry {
             });
         }
         let id = self.next_id;
-        self.next_id += 1;
+        self.next_id += wanted;
         Ok(id)
     }
 }
@@ -394,13 +434,9 @@ pub(crate) struct PublisherSetup {
     pub(crate) arena_bytes_max: usize,
     pub(crate) is_stamping: bool,
     pub(crate) balance: Balance,
-}
-
-#[derive(Debug)]
-pub(crate) struct SubscriberSetup {
-    pub(crate) topic: String,
-    pub(crate) overflow: Overflow,
-    pub(crate) held_max: u32,
+    pub(crate) history: u32,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) priority: Priority,
 }
 
 /// A member of the mesh. Cheap to clone; the node leaves when its last handle, publisher and
@@ -408,24 +444,6 @@ pub(crate) struct SubscriberSetup {
 #[derive(Clone, Debug)]
 pub struct Node {
     handle: Arc<NodeHandle>,
-}
-
-#[derive(Debug)]
-struct NodeHandle {
-    shared: Arc<NodeShared>,
-}
-
-impl Drop for NodeHandle {
-    fn drop(&mut self) {
-        self.shared.shutdown.send_replace(true);
-        let thread = lock(&self.shared.thread).take();
-        if let Some(thread) = thread {
-            // Ends within milliseconds: the driver waits for nobody when it shuts down. Its own
-            // thread cannot drop the last handle, for it has none.
-            let _ = thread.join();
-        }
-        forget_in_process(self.shared.info.id);
-    }
 }
 
 impl Node {
@@ -437,6 +455,7 @@ impl Node {
             is_embedding: false,
             runtime_dir: None,
             join_timeout: Duration::from_millis(JOIN_MS_DEFAULT),
+            grace: Duration::from_millis(GRACE_MS_DEFAULT),
             handles_signals: true,
             mesh: None,
             key: None,
@@ -445,6 +464,20 @@ impl Node {
             transports: Transports::default(),
             network: NetworkSetup::default(),
         }
+    }
+
+    /// A handle that does not keep it in the mesh, for what the node keeps itself.
+    pub(crate) fn guest(&self) -> Self {
+        let handle = NodeHandle::new(Arc::clone(&self.handle.shared), true);
+        Self { handle }
+    }
+
+    pub(crate) fn clients(&self) -> &Clients {
+        &self.handle.clients
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<NodeShared> {
+        &self.handle.shared
     }
 
     /// Its name.
@@ -462,17 +495,19 @@ impl Node {
     /// The other nodes of the mesh, as far as the coordinator told: names and ids.
     #[must_use]
     pub fn peers(&self) -> Vec<(String, NodeId)> {
-        let topology = lock(&self.handle.shared.topology);
-        let others = topology.nodes().filter(|node| node.id != self.id());
-        others.map(|node| (node.name.clone(), node.id)).collect()
+        self.handle.shared.view.with(|topology| {
+            let others = topology.nodes().filter(|node| node.id != self.id());
+            others.map(|node| (node.name.clone(), node.id)).collect()
+        })
     }
 
     /// What is known of a node: whether it is on this host, and where it is found over a network.
     pub(crate) fn whereabouts(&self, id: NodeId) -> Option<(bool, Vec<String>)> {
         let shared = &self.handle.shared;
-        let topology = lock(&shared.topology);
-        let node = topology.node(id)?;
-        Some((node.host == shared.info.host, node.addresses.clone()))
+        shared.view.with(|topology| {
+            let node = topology.node(id)?;
+            Some((node.host == shared.info.host, node.addresses.clone()))
+        })
     }
 
     /// Starts setting up a publisher: `node.publisher::<Pose>("pose").build()?`.
@@ -480,26 +515,33 @@ impl Node {
         PublisherBuilder::new(self.clone(), topic)
     }
 
-    /// Starts setting up a subscriber: `node.subscriber::<Pose>("pose").build()?`.
+    /// Starts setting up a subscriber: `node.subscriber::<Pose>("pose").build()?`. A name with `*`
+    /// is a pattern: `arm/*/joint`, or `arm/**` for `arm` and all below; see
+    /// [`SubscriberBuilder::also`] for several.
     pub fn subscriber<P: Payload>(&self, topic: &str) -> SubscriberBuilder<P> {
         SubscriberBuilder::new(self.clone(), topic)
     }
 
-    /// Leaves the mesh. Peers see it at once; what was sent stays readable for them. Publishers
-    /// and subscribers of this node that are still there are cut off.
+    /// Leaves the mesh. First handlers and timers take in nothing new, and calls that run may
+    /// finish within the [grace period](NodeBuilder::grace). Then peers see it at once; what was
+    /// sent stays readable for them. Publishers and subscribers of this node that are still there
+    /// say [`Error::Closed`] from then on, subscribers after what had come.
     pub async fn close(self) {
         let mut is_closed = self.handle.shared.is_closed.subscribe();
+        self.handle.shared.life.drain().await;
         self.handle.shared.shutdown.send_replace(true);
         // Fails only if it is closed already.
         let _ = is_closed.wait_for(|is_closed| *is_closed).await;
     }
 
-    /// The same, waiting on this thread.
+    /// The same, waiting on this thread. Not to be called from async code.
     pub fn close_blocking(self) {
+        // Without a runtime, for want of descriptors, handlers are not waited for.
+        let _ = block_on(Duration::MAX, self.handle.shared.life.drain());
         self.handle.shared.shutdown.send_replace(true);
-        let thread = lock(&self.handle.shared.thread).take();
-        if let Some(thread) = thread {
-            let _ = thread.join();
+        let driver = lock(&self.handle.shared.driver).take();
+        if let Some(driver) = driver {
+            driver.join();
         }
     }
 
@@ -510,11 +552,21 @@ impl Node {
     ) -> Result<Outbox, Error> {
         let shared = &self.handle.shared;
         let topic = name::check_topic(&setup.topic)?.to_owned();
+        check_bounds(&[("history", setup.history, 0, HISTORY_MAX)])?;
+        check_duration("deadline in nanoseconds", setup.deadline)?;
+        if ty.encoding == Encoding::Any {
+            let (name, reason) = ("Any".into(), "only subscribers take any encoding".into());
+            return Err(Error::InvalidName { name, reason });
+        }
         shared.check_type(Role::Publisher, &topic, &ty)?;
         let parker = Parker::new(&shared.bells)?;
         let bell = parker.event().try_clone()?;
         let mut registry = lock(&shared.registry);
-        let id = registry.take_id()?;
+        // Under the lock: the driver closes those that are there by then.
+        if *shared.shutdown.borrow() {
+            return Err(Error::Closed);
+        }
+        let id = registry.take_ids(1)?;
         let counters = Arc::new(shared.counters(Role::Publisher, id, &topic));
         let endpoint = Endpoint {
             id,
@@ -526,20 +578,28 @@ impl Node {
             node: shared.info.id.0,
             endpoint: id,
             node_name: shared.info.name.clone(),
+            topic: endpoint.topic.clone(),
+            about: Some(Arc::new(endpoint.ty.clone())),
         };
+        let period_ns = setup.deadline.map(whole_ns);
+        let promise = Promise::new(period_ns, &origin, &counters, &shared.deadlines);
         let publisher = Arc::new(PublisherShared {
             endpoint: endpoint.clone(),
             origin: Arc::new(origin),
+            order: Arc::clone(&shared.order),
             inbox: Inbox::new(),
             outlets: Mutex::new(Outlets::default()),
             listeners: watch::Sender::new(0),
             bell,
             bell_index: parker.index(),
             counters: Arc::clone(&counters),
+            history: (setup.history > 0).then(|| History::new(setup.history)),
+            promise,
+            priority: setup.priority,
         });
         registry.publishers.insert(id, Arc::clone(&publisher));
         drop(registry);
-        shared.announce(endpoint);
+        shared.announce(std::iter::once(endpoint));
         let (max, is_stamping) = (setup.arena_bytes_max, setup.is_stamping);
         // Ids are random.
         #[allow(clippy::cast_possible_truncation)]
@@ -552,67 +612,10 @@ impl Node {
         let shared = &self.handle.shared;
         let id = publisher.endpoint.id;
         publisher.close();
+        publisher.promise.queue.close();
         lock(&shared.registry).publishers.remove(&id);
-        shared.withdraw(id);
+        shared.withdraw(std::iter::once(id));
         shared.command(Command::PublisherGone { publisher: id });
-    }
-
-    pub(crate) fn add_subscriber(
-        &self,
-        setup: SubscriberSetup,
-        ty: TopicType,
-    ) -> Result<(Arc<SubscriberShared>, Parker), Error> {
-        let shared = &self.handle.shared;
-        let topic = name::check_topic(&setup.topic)?.to_owned();
-        let bounds = [
-            ("depth", setup.overflow.depth(), 1, DEPTH_MAX),
-            ("max_held", setup.held_max, 1, HELD_MAX),
-        ];
-        for (what, found, min, max) in bounds {
-            if !(min..=max).contains(&found) {
-                let [found, min, max] = [found, min, max].map(u64::from);
-                return Err(Error::OutOfBounds {
-                    what,
-                    found,
-                    min,
-                    max,
-                });
-            }
-        }
-        shared.check_type(Role::Subscriber, &topic, &ty)?;
-        let parker = Parker::new(&shared.bells)?;
-        let bell = parker.event().try_clone()?;
-        let mut registry = lock(&shared.registry);
-        let id = registry.take_id()?;
-        let counters = Arc::new(shared.counters(Role::Subscriber, id, &topic));
-        let endpoint = Endpoint {
-            id,
-            role: Role::Subscriber,
-            topic,
-            ty,
-        };
-        let subscriber = Arc::new(SubscriberShared {
-            endpoint: endpoint.clone(),
-            overflow: setup.overflow,
-            ring: setup.overflow.ring(setup.held_max),
-            inbox: Inbox::new(),
-            publishers: watch::Sender::new(0),
-            bell,
-            bell_index: parker.index(),
-            counters,
-        });
-        registry.subscribers.insert(id, Arc::clone(&subscriber));
-        drop(registry);
-        shared.announce(endpoint);
-        Ok((subscriber, parker))
-    }
-
-    pub(crate) fn remove_subscriber(&self, subscriber: &SubscriberShared) {
-        let shared = &self.handle.shared;
-        let id = subscriber.endpoint.id;
-        lock(&shared.registry).subscribers.remove(&id);
-        shared.withdraw(id);
-        shared.command(Command::SubscriberGone { subscriber: id });
     }
 
     /// Refuses a type that somebody on the topic is known not to share.
@@ -650,22 +653,4 @@ pub(crate) fn block_on<T>(timeout: Duration, wait: impl Future<Output = T>) -> R
     })?;
     let waited = runtime.block_on(async { tokio::time::timeout(timeout, wait).await });
     waited.map_err(|_| Error::Timeout(timeout))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_get_their_port() {
-        for (given, full) in [
-            ("robot", "robot:7679"),
-            ("robot:1", "robot:1"),
-            ("::1", "[::1]:7679"),
-            ("[::1]:5", "[::1]:5"),
-            ("127.0.0.1", "127.0.0.1:7679"),
-        ] {
-            assert_eq!(with_port(given), full);
-        }
-    }
 }

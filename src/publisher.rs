@@ -2,7 +2,10 @@
 
 mod coded;
 mod draft;
+mod history;
+mod order;
 mod outbox;
+mod untyped;
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -13,17 +16,23 @@ use rkyv::ser::Serializer;
 use rkyv::ser::sharing::Share;
 use rkyv::util::with_arena;
 use rkyv::{Archived, Portable};
-use shmesh_shm::{Counter, INLINE_BYTES};
+use shmesh_shm::Counter;
 use tokio::sync::watch;
 
 pub use self::draft::{ArchiveWriter, Draft, Loan};
+pub(crate) use self::history::{History, Wanted};
+pub(crate) use self::order::Order;
 pub(crate) use self::outbox::Outbox;
 pub use self::outbox::Sent;
 use crate::balance::Balance;
 use crate::error::Error;
+use crate::events::Events;
+use crate::flow::listeners::Listeners;
 use crate::limits::ARENA_BYTES_DEFAULT;
-use crate::message::{Body, Message, Payload, Raw, access};
+use crate::message::{Body, Message, Payload, access};
 use crate::node::{Node, PublisherSetup};
+use crate::priority::Priority;
+use crate::topology::TopicType;
 
 /// Sets up a [`Publisher`]; made by [`Node::publisher`](crate::Node::publisher).
 #[derive(Debug)]
@@ -32,6 +41,8 @@ pub struct PublisherBuilder<P> {
     node: Node,
     setup: PublisherSetup,
     reserve: Option<(usize, usize)>,
+    /// What it announces.
+    ty: TopicType,
     carries: PhantomData<fn() -> P>,
 }
 
@@ -42,16 +53,21 @@ impl<P: Payload> PublisherBuilder<P> {
             arena_bytes_max: ARENA_BYTES_DEFAULT,
             is_stamping: true,
             balance: Balance::default(),
+            history: 0,
+            deadline: None,
+            priority: Priority::default(),
         };
         Self {
             node,
             setup,
             reserve: None,
+            ty: untyped::announced::<P>(),
             carries: PhantomData,
         }
     }
 
-    /// Sends without the time: saves the reading of a clock, about 22 ns a message.
+    /// Sends without the time: saves the reading of a clock, about 22 ns a message. Not while a
+    /// subscription to several topics listens, which orders messages by their times.
     pub fn without_timestamps(mut self) -> Self {
         self.setup.is_stamping = false;
         self
@@ -71,6 +87,33 @@ impl<P: Payload> PublisherBuilder<P> {
         self
     }
 
+    /// Keeps the last `count` messages for subscribers that come later and ask for them with
+    /// [`latched`](crate::SubscriberBuilder::latched) or
+    /// [`history`](crate::SubscriberBuilder::history); none unless set. They are served also while
+    /// nothing more is sent.
+    ///
+    /// What is kept lies in the publisher's payload memory. At its bound the oldest kept messages
+    /// give way first: a history never makes a publisher fail. Each send takes a lock then.
+    pub fn history(mut self, count: u32) -> Self {
+        self.setup.history = count;
+        self
+    }
+
+    /// Promises to send at least that often. When it does not, [`Publisher::events`] say so: by
+    /// between once and twice that time later, for the node's thread looks on from the side, and
+    /// sending costs nothing more.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.setup.deadline = Some(deadline);
+        self
+    }
+
+    /// How urgent its messages are on network links, where they share a connection with all others
+    /// between the two nodes; [`Priority::Normal`] unless set. On one host it means nothing.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.setup.priority = priority;
+        self
+    }
+
     /// Gets memory for `count` messages of `bytes` bytes now, so that the first ones do not wait
     /// for it.
     pub fn reserve(mut self, bytes: usize, count: usize) -> Self {
@@ -82,9 +125,9 @@ impl<P: Payload> PublisherBuilder<P> {
     /// on their own. Does not wait for any.
     ///
     /// # Errors
-    /// A topic name out of bounds; no memory or descriptors; a closed node.
+    /// A topic name, history or deadline out of bounds; no memory or descriptors; a closed node.
     pub fn build(self) -> Result<Publisher<P>, Error> {
-        let mut outbox = self.node.add_publisher(self.setup, P::topic_type())?;
+        let mut outbox = self.node.add_publisher(self.setup, self.ty)?;
         let reserved = self
             .reserve
             .map_or(Ok(()), |(bytes, count)| outbox.reserve(bytes, count));
@@ -138,11 +181,6 @@ impl<P: Payload> Publisher<P> {
         &self.outbox.shared.endpoint.topic
     }
 
-    /// Tells of changes of [`listener_count`](Self::listener_count).
-    pub(crate) fn listeners(&self) -> watch::Receiver<usize> {
-        self.outbox.shared.listeners.subscribe()
-    }
-
     /// Refuses a type that somebody on the topic is known not to share.
     pub(crate) fn check_type(&self) -> Result<(), Error> {
         self.node.check_type(&self.outbox.shared.endpoint)
@@ -152,6 +190,11 @@ impl<P: Payload> Publisher<P> {
     #[must_use]
     pub fn listener_count(&self) -> usize {
         *self.outbox.shared.listeners.borrow()
+    }
+
+    /// Tells of changes of [`listener_count`](Self::listener_count).
+    pub(crate) fn watch_listeners(&self) -> watch::Receiver<usize> {
+        self.outbox.shared.listeners.subscribe()
     }
 
     /// Waits until a subscriber is connected, and readies what the first message will touch.
@@ -167,7 +210,7 @@ impl<P: Payload> Publisher<P> {
         Ok(())
     }
 
-    /// The same on this thread, without a runtime.
+    /// The same on this thread, without a runtime. Not to be called from async code.
     ///
     /// # Errors
     /// [`Error::Timeout`] after `timeout`, [`Error::Closed`] if the node is closed meanwhile.
@@ -175,14 +218,49 @@ impl<P: Payload> Publisher<P> {
         crate::node::block_on(timeout, self.wait_for_listener())?
     }
 
+    /// The number of subscribers, now and at each change: a stream that begins with the present
+    /// one, and leaves out those that are past when it is asked. It ends with the publisher, and
+    /// may go to another task.
+    ///
+    /// ```
+    /// # use futures_util::StreamExt as _;
+    /// # async fn run(node: shmesh::Node) -> Result<(), shmesh::Error> {
+    /// let images = node.publisher::<shmesh::Raw>("images").build()?;
+    /// let mut listeners = images.listeners();
+    /// while let Some(count) = listeners.next().await {
+    ///     println!("{count} look at the images");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn listeners(&self) -> Listeners {
+        Listeners::new(self.watch_listeners())
+    }
+
+    /// True if a subscriber is connected.
+    #[must_use]
+    pub fn has_listeners(&self) -> bool {
+        self.listener_count() > 0
+    }
+
+    /// Waits until no subscriber is connected, to end costly work that nobody wants.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] if the node is closed meanwhile.
+    pub async fn wait_for_no_listener(&self) -> Result<(), Error> {
+        let mut listeners = self.watch_listeners();
+        let gone = listeners.wait_for(|count| *count == 0);
+        self.node.or_closed(gone).await
+    }
+
     /// Sends a loan. The message is not copied.
     ///
     /// # Errors
     /// [`Error::ForeignLoan`] for a loan of another publisher; [`Error::InvalidLoan`] if it does
-    /// not hold a value of the topic's type.
+    /// not hold a value of the topic's type; [`Error::Closed`] if the node is closed.
     pub fn send(&mut self, loan: Loan<P>) -> Result<Sent, Error> {
         self.check(&loan)?;
-        Ok(self.outbox.send(loan.draft))
+        self.outbox.send(loan.draft)
     }
 
     /// The same, waiting asynchronously.
@@ -198,6 +276,12 @@ impl<P: Payload> Publisher<P> {
     /// group that has it.
     pub fn set_key(&mut self, key: u64) {
         self.outbox.set_key(key);
+    }
+
+    /// Deadlines of its own that it misses, if it promised any.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        Events::of(&self.outbox.shared.promise.queue)
     }
 
     /// Counts since it was made.
@@ -231,44 +315,6 @@ impl<P: Payload> Publisher<P> {
     }
 }
 
-impl Publisher<Raw> {
-    /// Sends a copy of `bytes`.
-    ///
-    /// # Errors
-    /// [`Error::ArenaFull`] and the like for messages that do not fit inline, [`Error::TooLarge`].
-    #[inline]
-    pub fn publish_bytes(&mut self, bytes: &[u8]) -> Result<Sent, Error> {
-        if bytes.len() <= INLINE_BYTES {
-            return Ok(self.outbox.send_inline(bytes));
-        }
-        let loan = self.loan_of(bytes)?;
-        Ok(self.outbox.send(loan.draft))
-    }
-
-    /// The same, waiting asynchronously.
-    ///
-    /// # Errors
-    /// As [`publish_bytes`](Self::publish_bytes).
-    pub async fn publish_bytes_async(&mut self, bytes: &[u8]) -> Result<Sent, Error> {
-        let loan = self.loan_of(bytes)?;
-        self.outbox.send_async(loan.draft).await
-    }
-
-    /// `len` bytes to write a message in. Contents are what was there before, zeroes at first.
-    ///
-    /// # Errors
-    /// As [`publish_bytes`](Self::publish_bytes).
-    pub fn loan(&mut self, len: usize) -> Result<Loan<Raw>, Error> {
-        self.lend(len)
-    }
-
-    fn loan_of(&mut self, bytes: &[u8]) -> Result<Loan<Raw>, Error> {
-        let mut loan = self.lend(bytes.len())?;
-        loan.copy_from_slice(bytes);
-        Ok(loan)
-    }
-}
-
 impl<T> Publisher<T>
 where
     T: Message + Payload,
@@ -279,10 +325,10 @@ where
     ///
     /// # Errors
     /// [`Error::ArenaFull`] and the like for messages that do not fit inline, [`Error::TooLarge`],
-    /// [`Error::Archive`].
+    /// [`Error::Archive`], [`Error::Closed`] if the node is closed.
     pub fn publish(&mut self, value: &T) -> Result<Sent, Error> {
         let draft = self.draft_if_heard(value)?;
-        Ok(self.outbox.send(draft))
+        self.outbox.send(draft)
     }
 
     /// The same, waiting asynchronously.

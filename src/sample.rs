@@ -8,9 +8,10 @@ use shmesh_shm::{Received, monotonic_ns};
 
 use crate::id::NodeId;
 use crate::message::{Enveloped, Payload};
+use crate::topology::TopicType;
 
 /// A received message. It derefs to the value: `&Archived<T>` for typed topics, `&[u8]` for
-/// [`Raw`](crate::Raw) ones, `&T` for [`Coded`](crate::Coded) ones.
+/// [`Raw`](crate::Raw) and [`Untyped`](crate::Untyped) ones, `&T` for [`Coded`](crate::Coded) ones.
 ///
 /// A large message lies in its publisher's memory until the sample is dropped, on any thread; it
 /// may outlive its publisher. How many a subscriber may hold at once is set with
@@ -21,7 +22,7 @@ pub struct Sample<P: Payload> {
 
 impl<P: Payload> Sample<P> {
     #[inline]
-    fn received(&self) -> &Received {
+    pub(crate) fn received(&self) -> &Received {
         P::received(&self.held)
     }
 
@@ -38,10 +39,12 @@ impl<P: Payload> Sample<P> {
     }
 
     /// When it was sent: nanoseconds of `CLOCK_MONOTONIC`, which the processes of one host share.
-    /// `None` if its publisher does not stamp, or is on another host.
+    /// `None` if its publisher does not stamp, or is on another host. No two messages of a node
+    /// have the same while a subscription to several topics listens.
     #[must_use]
     pub fn sent_ns(&self) -> Option<u64> {
-        Some(self.received().sent_ns()).filter(|sent_ns| *sent_ns != 0)
+        let is_sent = |ns: &u64| *ns != 0 && ns & ARRIVED == 0;
+        Some(self.received().sent_ns()).filter(is_sent)
     }
 
     /// How long ago it was sent. Reads the clock.
@@ -55,6 +58,24 @@ impl<P: Payload> Sample<P> {
     #[must_use]
     pub fn lost_before(&self) -> u64 {
         self.received().lost()
+    }
+
+    /// The topic it was sent to.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        &self.received().origin().topic
+    }
+
+    /// What its publisher says that it is. Known once for all messages of the publisher, so it
+    /// costs them nothing.
+    ///
+    /// # Panics
+    /// Never: each channel is made with its type.
+    #[must_use]
+    pub fn topic_type(&self) -> &TopicType {
+        let about = self.received().origin().about.as_deref();
+        let ty = about.and_then(|about| about.downcast_ref());
+        ty.expect("invariant: `NodeShared` and `Channels::ask` make origins with a type")
     }
 
     /// The name of the node that sent it.
@@ -76,6 +97,9 @@ impl<P: Payload> Sample<Enveloped<P>> {
         self.held.into_received()
     }
 }
+
+/// Marks a time in nanoseconds as that of arrival: the publisher's clock is another one.
+pub(crate) const ARRIVED: u64 = 1 << 63;
 
 impl<P: Payload> Deref for Sample<P> {
     type Target = P::View;

@@ -7,6 +7,7 @@
 
 mod call;
 mod caller;
+mod direct;
 mod provider;
 mod serving;
 mod setup;
@@ -16,7 +17,9 @@ use std::fmt::Display;
 use std::time::Duration;
 
 pub use self::call::{Calling, Client};
-pub use self::caller::{CallId, Caller, Reply};
+pub(crate) use self::caller::Call;
+pub use self::caller::{CallId, Caller, Reply, To};
+pub(crate) use self::direct::Clients;
 pub use self::provider::{Provider, ProviderBuilder, ProviderStats, Request};
 pub use self::serving::{Outcome, Serving};
 pub use self::setup::CallerBuilder;
@@ -101,10 +104,12 @@ pub(crate) enum Kind {
     Panicked,
     /// "There is no room for more."
     Overloaded,
+    /// "I take no more, for I am about to end."
+    Closing,
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Call,
         Self::Tell,
         Self::Cancel,
@@ -112,6 +117,7 @@ impl Kind {
         Self::Failed,
         Self::Panicked,
         Self::Overloaded,
+        Self::Closing,
     ];
 }
 
@@ -147,6 +153,14 @@ pub enum CallError {
     NoProvider {
         /// The service.
         service: String,
+    },
+    /// That node does not provide it, or is not there.
+    #[error("no node {node} provides {service}: start it, or wait with `wait_for_provider`")]
+    NoSuchNode {
+        /// The service.
+        service: String,
+        /// Its name or id.
+        node: String,
     },
     /// Somebody serves it, with other types.
     #[error(transparent)]
@@ -188,6 +202,13 @@ pub enum CallError {
         /// The service.
         service: String,
     },
+    /// The provider is about to end and takes no more calls: nothing was carried out. Others are
+    /// called from now on, if there are any.
+    #[error("{provider} is about to end and takes no calls: call another provider, or later")]
+    Closing {
+        /// Name of its node.
+        provider: String,
+    },
     /// This caller has as many calls under way as it may.
     #[error("{max} calls are under way, the most allowed: raise `in_flight_max`")]
     TooManyCalls {
@@ -214,6 +235,7 @@ impl From<RecvError> for CallError {
     fn from(error: RecvError) -> Self {
         match error {
             RecvError::Wait(error) => Self::Other(error),
+            RecvError::Closed => Self::Other(Error::Closed),
             other => Self::Receive(other),
         }
     }
@@ -237,7 +259,7 @@ mod tests {
             });
             assert_eq!(Head::decode(words), Some(head));
         }
-        assert_eq!(Head::decode([0, 0, 7, 0]), None);
+        assert_eq!(Head::decode([0, 0, 8, 0]), None);
         assert_eq!(Head::decode([0, 0, u64::MAX, 0]), None);
     }
 }

@@ -1,13 +1,15 @@
-//! The receiving end of a topic.
+//! The receiving end of a topic, or of several (see `merged`).
 //!
 //! One subscriber, three ways to wait: `try_recv` and `recv_spin` never sleep, `recv_blocking`
 //! sleeps in the kernel and needs no runtime, `recv` and the `Stream` sleep in tokio. All of them
 //! take from the same rings, so they may be mixed.
 
 mod changes;
+mod delivery;
+mod merged;
+mod watch;
 
 use std::marker::PhantomData;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -17,42 +19,49 @@ use futures_core::Stream;
 use shmesh_shm::{Counter, Parker, Received};
 
 use self::changes::Changes;
+use self::delivery::Before;
+use self::merged::Merged;
+use self::watch::{Place, Reading, Watch, Watched};
 use crate::endpoint::{Overflow, RxChannel, SubscriberEvent, SubscriberShared};
 use crate::error::{Error, RecvError};
 use crate::id::NodeId;
-use crate::link::net::NetLink;
 use crate::message::{InvalidPayload, Payload, Validation};
 use crate::node::{Node, SubscriberSetup};
 use crate::sample::Sample;
-use crate::wait::{AsyncBell, AsyncSocket, Pace, Rhythm};
+use crate::wait::{AsyncBell, Pace, Rhythm};
 
 /// Sets up a [`Subscriber`]; made by [`Node::subscriber`](crate::Node::subscriber).
 #[derive(Debug)]
 #[must_use = "call build() to subscribe"]
 pub struct SubscriberBuilder<P> {
-    node: Node,
-    setup: SubscriberSetup,
+    pub(crate) node: Node,
+    pub(crate) setup: SubscriberSetup,
     validation: Validation,
+    before: Before,
     carries: PhantomData<fn() -> P>,
 }
 
 impl<P: Payload> SubscriberBuilder<P> {
     pub(crate) fn new(node: Node, topic: &str) -> Self {
         let setup = SubscriberSetup {
-            topic: topic.into(),
+            topics: vec![topic.into()],
             overflow: Overflow::KeepLast(crate::limits::DEPTH_DEFAULT),
             held_max: crate::limits::HELD_DEFAULT,
+            history: 0,
+            lifespan: None,
+            deadline: None,
         };
         Self {
             node,
             setup,
             validation: Validation::default(),
+            before: Before::default(),
             carries: PhantomData,
         }
     }
 
     /// What happens when this subscriber does not keep up, and how many unread messages it may
-    /// have. `KeepLast(16)` unless set. A depth of 0 counts as 1.
+    /// have, from 1 to 65,536. `KeepLast(16)` unless set.
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.setup.overflow = overflow;
         self
@@ -74,15 +83,22 @@ impl<P: Payload> SubscriberBuilder<P> {
     /// own. Does not wait for any.
     ///
     /// # Errors
-    /// A topic name or depth out of bounds; no memory or descriptors; a closed node.
-    pub fn build(self) -> Result<Subscriber<P>, Error> {
+    /// A topic name, depth or history out of bounds; no memory or descriptors; a closed node.
+    pub fn build(mut self) -> Result<Subscriber<P>, Error> {
+        self.setup.history = self.before.count(self.setup.overflow.depth());
         let (shared, parker) = self.node.add_subscriber(self.setup, P::topic_type())?;
+        if shared.lifespan_ns.is_some() {
+            shared.inbox.pin();
+        }
         Ok(Subscriber {
             node: self.node,
+            merged: shared.is_merging().then(Box::default),
             shared,
             channels: Vec::new(),
+            successors: Vec::new(),
             turn: 0,
             is_networked: false,
+            is_over: false,
             parker,
             bell: AsyncBell::default(),
             watch: None,
@@ -91,7 +107,7 @@ impl<P: Payload> SubscriberBuilder<P> {
             validation: self.validation,
             past: Past::default(),
             received: 0,
-            received_at_park: 0,
+            reading: Reading::default(),
             changes: Changes::default(),
             carries: PhantomData,
         })
@@ -104,14 +120,18 @@ struct Past {
     overwritten: u64,
     dropped: u64,
     invalid: u64,
+    expired: u64,
+    skipped: u64,
 }
 
-/// Counts of a subscriber since it was made. `received + lost` is what its publishers sent to it,
-/// as far as it has read.
+/// Counts of a subscriber since it was made. `received + skipped + lost` is what its publishers
+/// sent to it, as far as it has read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SubscriberStats {
     /// Messages delivered.
     pub received: u64,
+    /// Messages that came, but were passed over for newer ones by [`Subscriber::latest`].
+    pub skipped: u64,
     /// Messages lost, for whatever reason.
     pub lost: u64,
     /// Of these, overwritten before they were read (`KeepLast`).
@@ -120,39 +140,12 @@ pub struct SubscriberStats {
     pub lost_dropped: u64,
     /// Of these, delivered by the ring but no valid value of the type.
     pub lost_invalid: u64,
+    /// Of these, older than the lifespan when they were taken, or without a time to tell.
+    pub lost_expired: u64,
     /// Large messages held now.
     pub held: usize,
     /// Publishers it is connected to now.
     pub publishers: usize,
-}
-
-/// A network that is watched for its messages by the one who waits for them.
-#[derive(Debug)]
-struct Watch {
-    link: Arc<NetLink>,
-    socket: Watched,
-}
-
-/// Where a receiver sleeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Thread,
-    Runtime,
-}
-
-#[derive(Debug)]
-enum Watched {
-    Thread(OwnedFd),
-    Runtime(AsyncSocket),
-}
-
-impl Watched {
-    const fn place(&self) -> Place {
-        match self {
-            Self::Thread(_) => Place::Thread,
-            Self::Runtime(_) => Place::Runtime,
-        }
-    }
 }
 
 /// The receiving end of a topic. One thread at a time; samples may go anywhere.
@@ -161,10 +154,16 @@ pub struct Subscriber<P: Payload> {
     node: Node,
     shared: Arc<SubscriberShared>,
     channels: Vec<RxChannel>,
+    /// Channels whose publisher has an older one that is closed but not read to its end.
+    successors: Vec<RxChannel>,
     /// Where the next look starts, so that no publisher is starved by another.
     turn: usize,
+    /// How they are merged, if it may have several topics.
+    merged: Option<Box<Merged>>,
     /// True if some of them come over a network.
     is_networked: bool,
+    /// True when the node is closed.
+    is_over: bool,
     parker: Parker,
     bell: AsyncBell,
     watch: Option<Watch>,
@@ -173,13 +172,13 @@ pub struct Subscriber<P: Payload> {
     validation: Validation,
     past: Past,
     received: u64,
-    received_at_park: u64,
+    reading: Reading,
     changes: Changes,
     carries: PhantomData<fn() -> P>,
 }
 
 impl<P: Payload> Subscriber<P> {
-    /// The topic's name.
+    /// The topic's name; of several the first, which may be a pattern.
     #[must_use]
     pub fn topic(&self) -> &str {
         &self.shared.endpoint.topic
@@ -193,11 +192,24 @@ impl<P: Payload> Subscriber<P> {
     ///
     /// # Errors
     /// [`RecvError::TooManyHeld`] if a large message waits and this subscriber holds as many as it
-    /// may; [`RecvError::Invalid`] if the message is no value of the type: it counts as lost.
+    /// may; [`RecvError::Invalid`] if the message is no value of the type, [`RecvError::Undated`]
+    /// if it has no time and the subscription a lifespan: it counts as lost.
+    /// [`RecvError::Closed`] once the node is closed and all that had come is read.
     #[inline]
     pub fn try_recv(&mut self) -> Result<Option<Sample<P>>, RecvError> {
-        if self.shared.inbox.is_full() {
+        if self.shared.inbox.is_raised() {
+            if let Some(lifespan_ns) = self.shared.lifespan_ns {
+                return self.take_fresh(lifespan_ns);
+            }
             self.take_events();
+        }
+        self.take_next()
+    }
+
+    #[inline(always)]
+    fn take_next(&mut self) -> Result<Option<Sample<P>>, RecvError> {
+        if self.merged.is_some() {
+            return self.try_merged();
         }
         let count = self.channels.len();
         for step in 0..count {
@@ -224,6 +236,9 @@ impl<P: Payload> Subscriber<P> {
             if let Some(sample) = self.nothing_there()? {
                 return Ok(Some(sample));
             }
+        } else if self.is_over {
+            self.changes.report::<()>()?;
+            return Err(RecvError::Closed);
         }
         self.changes.report()
     }
@@ -288,8 +303,13 @@ impl<P: Payload> Subscriber<P> {
             self.parker.end_park();
             if let Some(watch) = &self.watch {
                 watch.link.pump_woken();
+                self.reading.note_read();
             }
             woken.map_err(|error| RecvError::Wait(error.into()))?;
+            if let Some(sample) = self.try_recv()? {
+                self.rhythm.waited(start.elapsed());
+                return Ok(sample);
+            }
         }
     }
 
@@ -342,78 +362,13 @@ impl<P: Payload> Subscriber<P> {
             // Awake: what it reads now need not ring for itself.
             self.parker.end_park();
             link.pump_woken();
+            self.reading.note_read();
             if !is_alive {
                 self.watch = None;
             }
             return Poll::Ready(Ok(()));
         }
         self.bell.poll_rung(cx, &self.parker)
-    }
-
-    /// Watches the network its messages come over, if it is one and nobody else watches it, in the
-    /// place where it is about to sleep.
-    fn watch(&mut self, place: Place) {
-        // Of a stream each wake-up brings many: there the task, which goes on reading, is better.
-        let is_stream = self.received - self.received_at_park >= STREAM_BATCH;
-        self.received_at_park = self.received;
-        let link = match &self.channels[..] {
-            [channel] if !is_stream => channel
-                .link
-                .as_ref()
-                .filter(|link| link.claim_watch(channel.channel)),
-            _ => None,
-        };
-        let is_watched = match (link, &self.watch) {
-            (Some(link), Some(watch)) => {
-                Arc::ptr_eq(link, &watch.link) && watch.socket.place() == place
-            }
-            (link, watch) => link.is_none() && watch.is_none(),
-        };
-        if is_watched {
-            return;
-        }
-        let link = link.cloned();
-        if let Some(Watch {
-            socket: Watched::Thread(socket),
-            ..
-        }) = self.watch.take()
-        {
-            self.parker.unwatch(socket.as_fd());
-        }
-        self.watch = link.and_then(|link| {
-            let socket = link.try_clone_socket().ok()?;
-            let socket = match place {
-                Place::Runtime => Watched::Runtime(AsyncSocket::new(socket).ok()?),
-                Place::Thread => {
-                    self.parker.watch(socket.as_fd()).ok()?;
-                    Watched::Thread(socket)
-                }
-            };
-            Some(Watch { link, socket })
-        });
-    }
-
-    /// Reads what comes over networks: who spins need not wait for the node's thread to do it.
-    #[inline]
-    fn pump(&self) {
-        if self.is_networked {
-            let links = self
-                .channels
-                .iter()
-                .filter_map(|channel| channel.link.as_ref());
-            links.for_each(|link| link.pump_spinning());
-        }
-    }
-
-    /// Leaves the networks to the node's thread again.
-    fn end_pumping(&self) {
-        if self.is_networked {
-            let links = self
-                .channels
-                .iter()
-                .filter_map(|channel| channel.link.as_ref());
-            links.for_each(|link| link.end_lease());
-        }
     }
 
     fn park(&mut self) {
@@ -500,7 +455,7 @@ impl<P: Payload> Subscriber<P> {
         Ok(())
     }
 
-    /// The same on this thread, without a runtime.
+    /// The same on this thread, without a runtime. Not to be called from async code.
     ///
     /// # Errors
     /// [`Error::Timeout`] after `timeout`, [`Error::Closed`] if the node is closed meanwhile.
@@ -511,20 +466,32 @@ impl<P: Payload> Subscriber<P> {
     /// Counts since it was made.
     #[must_use]
     pub fn stats(&self) -> SubscriberStats {
+        let lost = self.note_lost();
+        SubscriberStats {
+            received: self.received,
+            skipped: lost.skipped,
+            lost: lost.overwritten + lost.dropped + lost.invalid + lost.expired,
+            lost_overwritten: lost.overwritten,
+            lost_dropped: lost.dropped,
+            lost_invalid: lost.invalid,
+            lost_expired: lost.expired,
+            held: self.note_held(),
+            publishers: self.publisher_count(),
+        }
+    }
+
+    /// What was lost on all channels, those that are no more too.
+    #[inline(never)]
+    fn note_lost(&self) -> Past {
         let mut lost = self.past;
         for channel in &self.channels {
             lost.overwritten += channel.consumer.overwritten();
             lost.dropped += channel.consumer.dropped();
         }
-        SubscriberStats {
-            received: self.received,
-            lost: lost.overwritten + lost.dropped + lost.invalid,
-            lost_overwritten: lost.overwritten,
-            lost_dropped: lost.dropped,
-            lost_invalid: lost.invalid,
-            held: self.note_held(),
-            publishers: self.publisher_count(),
-        }
+        let counters = &self.shared.counters;
+        counters.set(Counter::LostOverwritten, lost.overwritten);
+        counters.set(Counter::LostDropped, lost.dropped);
+        lost
     }
 
     /// Counts what was received, and finds its value.
@@ -532,9 +499,7 @@ impl<P: Payload> Subscriber<P> {
     fn finish(&mut self, idx: usize, received: Received) -> Result<Sample<P>, RecvError> {
         let counters = &self.shared.counters;
         if received.lost() > 0 {
-            let consumer = &self.channels[idx].consumer;
-            counters.set(Counter::LostOverwritten, consumer.overwritten());
-            counters.set(Counter::LostDropped, consumer.dropped());
+            self.note_lost();
         }
         counters.add(Counter::Bytes, received.len() as u64);
         let sequence = received.sequence();
@@ -554,7 +519,7 @@ impl<P: Payload> Subscriber<P> {
         self.shared.counters.add(Counter::LostInvalid, 1);
         let origin = self.channels[idx].consumer.origin();
         RecvError::Invalid {
-            topic: self.shared.endpoint.topic.clone(),
+            topic: origin.topic.clone(),
             publisher: origin.node_name.clone(),
             sequence,
             reason: invalid.0,
@@ -612,6 +577,8 @@ impl<P: Payload> Subscriber<P> {
         self.past.overwritten += channel.consumer.overwritten();
         self.past.dropped += channel.consumer.dropped();
         self.turn = 0;
+        self.unmerge(idx);
+        self.succeed(channel.consumer.origin());
         self.shared
             .counters
             .set(Counter::Peers, self.channels.len() as u64);
@@ -636,8 +603,7 @@ impl<P: Payload> Subscriber<P> {
             match event {
                 SubscriberEvent::Add(mut channel) => {
                     channel.consumer.warm();
-                    self.channels.push(*channel);
-                    self.changes.count += 1;
+                    self.admit(*channel);
                 }
                 SubscriberEvent::Segment {
                     channel,
@@ -653,11 +619,12 @@ impl<P: Payload> Subscriber<P> {
                         found.consumer.remove_segment(number);
                     }
                 }
-                SubscriberEvent::Closed { channel } => {
+                SubscriberEvent::Closed { channel, .. } => {
                     if let Some(found) = self.find(channel) {
                         found.is_closed = true;
                     }
                 }
+                SubscriberEvent::Over => self.is_over = true,
             }
         }
         self.is_networked = self.channels.iter().any(|channel| channel.link.is_some());
@@ -667,9 +634,8 @@ impl<P: Payload> Subscriber<P> {
     }
 
     fn find(&mut self, channel: u64) -> Option<&mut RxChannel> {
-        self.channels
-            .iter_mut()
-            .find(|found| found.channel == channel)
+        let all = self.channels.iter_mut().chain(&mut self.successors);
+        all.into_iter().find(|found| found.channel == channel)
     }
 }
 
@@ -688,7 +654,5 @@ impl<P: Payload> Drop for Subscriber<P> {
     }
 }
 
-/// Messages between two sleeps that make a stream.
-const STREAM_BATCH: u64 = 4;
 /// How often a spinning receiver looks between two readings of the clock.
 const LOOKS_PER_CLOCK: u32 = 64;

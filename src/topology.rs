@@ -4,6 +4,7 @@
 //! coordinator. No I/O and no clock here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,8 @@ pub enum Encoding {
     MsgPack,
     /// What the users of this name agree on: see [`name::check_encoding`].
     Custom(String),
+    /// Whatever comes: only subscribers say so, see [`Untyped`](crate::Untyped).
+    Any,
 }
 
 /// What a topic carries.
@@ -54,6 +57,12 @@ impl TopicType {
         }
         let what = "bytes of a type name";
         within(what, self.name.len(), TYPE_NAME_BYTES_MAX)
+    }
+
+    /// True if a subscriber that announces this takes what a publisher announces as `sent`.
+    #[must_use]
+    pub fn takes(&self, sent: &Self) -> bool {
+        self.encoding == Encoding::Any || self == sent
     }
 }
 
@@ -83,10 +92,23 @@ pub struct Endpoint {
     pub id: u32,
     /// Which end.
     pub role: Role,
-    /// The topic's name.
+    /// The topic's name. A subscriber's may be a pattern of names; a subscription to several names
+    /// is as many endpoints.
     pub topic: String,
     /// What it carries.
     pub ty: TopicType,
+}
+
+impl Endpoint {
+    /// True if one of the two, which share a topic and have not the same role, takes what the other
+    /// one sends.
+    #[must_use]
+    pub fn suits(&self, other: &Self) -> bool {
+        match self.role {
+            Role::Publisher => other.ty.takes(&self.ty),
+            Role::Subscriber => self.ty.takes(&other.ty),
+        }
+    }
 }
 
 /// A node.
@@ -157,6 +179,8 @@ pub struct Topology {
     /// Which endpoints a topic has, so that matching costs what it finds. Sorted: the same mesh is
     /// the same value, in whatever order it came, and to leave a topic of many costs little.
     topics: BTreeMap<String, BTreeSet<(NodeId, u32)>>,
+    /// The same for patterns, which are looked through one by one.
+    patterns: BTreeMap<String, BTreeSet<(NodeId, u32)>>,
 }
 
 impl Topology {
@@ -199,18 +223,42 @@ impl Topology {
         self.members.get(&node)?.endpoints.get(&id)
     }
 
-    /// All endpoints of a topic in a role, with their nodes.
-    pub fn matching(
-        &self,
-        topic: &str,
+    /// All publishers that a topic, or pattern of topics, matches, or all subscribers that want
+    /// that topic, with their nodes. Costs what it finds; and a look at each pattern there is,
+    /// where subscribers are looked for, or, with a pattern, at each topic that begins as it does.
+    pub fn matching<'a>(
+        &'a self,
+        topic: &'a str,
         role: Role,
-    ) -> impl Iterator<Item = (&NodeInfo, &Endpoint)> {
-        let found = self.topics.get(topic).into_iter().flatten();
-        found.filter_map(move |(node, endpoint)| {
-            let member = self.members.get(node)?;
-            let endpoint = member.endpoints.get(endpoint)?;
-            (endpoint.role == role).then_some((&member.info, endpoint))
-        })
+    ) -> impl Iterator<Item = (&'a NodeInfo, &'a Endpoint)> {
+        let is_pattern = name::is_pattern(topic);
+        let alike = if is_pattern {
+            &self.patterns
+        } else {
+            &self.topics
+        };
+        let exact = alike.get(topic).into_iter();
+        let patterns = (!is_pattern && role == Role::Subscriber).then_some(&self.patterns);
+        let patterns = patterns.into_iter().flatten();
+        let by_pattern = patterns.filter(move |(pattern, _)| name::matches(pattern, topic));
+        let fixed = name::fixed_part(topic);
+        let under = (is_pattern && role == Role::Publisher).then(|| {
+            let bounds = (Bound::Included(fixed), Bound::Unbounded);
+            self.topics.range::<str, _>(bounds)
+        });
+        let under = under.into_iter().flatten();
+        let under = under
+            .take_while(move |(name, _)| name.starts_with(fixed))
+            .filter(move |(name, _)| name::matches(topic, name));
+        let found = by_pattern.chain(under).map(|(_, ends)| ends);
+        exact
+            .chain(found)
+            .flatten()
+            .filter_map(move |(node, endpoint)| {
+                let member = self.members.get(node)?;
+                let endpoint = member.endpoints.get(endpoint)?;
+                (endpoint.role == role).then_some((&member.info, endpoint))
+            })
     }
 
     /// The changes that make an empty topology this one.
@@ -275,12 +323,18 @@ impl Topology {
     }
 
     fn add_endpoint(&mut self, id: NodeId, endpoint: &Endpoint) -> Result<bool, Error> {
-        let topic = name::check_topic(&endpoint.topic)?;
+        let topic = match endpoint.role {
+            Role::Publisher => name::check_topic(&endpoint.topic)?,
+            Role::Subscriber => name::check_pattern(&endpoint.topic)?,
+        };
         if topic != endpoint.topic {
             // Two spellings of a topic would be two topics here, and one of them for ever.
             return Err(Error::Protocol("topic with a leading slash"));
         }
         endpoint.ty.check()?;
+        if endpoint.role == Role::Publisher && endpoint.ty.encoding == Encoding::Any {
+            return Err(Error::Protocol("publisher of any type"));
+        }
         let member = self
             .members
             .get_mut(&id)
@@ -298,7 +352,7 @@ impl Topology {
             ENDPOINTS_PER_NODE_MAX as usize,
         )?;
         member.endpoints.insert(endpoint.id, endpoint.clone());
-        self.topics
+        self.topics_like(topic)
             .entry(topic.to_owned())
             .or_default()
             .insert((id, endpoint.id));
@@ -316,11 +370,21 @@ impl Topology {
     }
 
     fn forget_topic(&mut self, topic: &str, node: NodeId, endpoint: u32) {
-        if let Some(ends) = self.topics.get_mut(topic) {
+        let topics = self.topics_like(topic);
+        if let Some(ends) = topics.get_mut(topic) {
             ends.remove(&(node, endpoint));
             if ends.is_empty() {
-                self.topics.remove(topic);
+                topics.remove(topic);
             }
+        }
+    }
+
+    /// Where a topic's name, or a pattern, is kept.
+    fn topics_like(&mut self, topic: &str) -> &mut BTreeMap<String, BTreeSet<(NodeId, u32)>> {
+        if name::is_pattern(topic) {
+            &mut self.patterns
+        } else {
+            &mut self.topics
         }
     }
 }
@@ -435,6 +499,49 @@ mod tests {
     }
 
     #[test]
+    fn patterns_are_for_subscribers_and_leave_nothing_behind() {
+        let mut topology = Topology::default();
+        topology.apply(&Change::NodeUp(node(1))).unwrap();
+        assert!(topology.apply(&up(1, 0, Role::Publisher, "a/*")).is_err());
+        assert!(topology.apply(&up(1, 0, Role::Subscriber, "a/b*")).is_err());
+        topology.apply(&up(1, 0, Role::Subscriber, "a/**")).unwrap();
+        for (number, topic) in (1..).zip(["a", "a/b", "a/b/c", "ab", "a-b", "b"]) {
+            topology
+                .apply(&up(1, number, Role::Publisher, topic))
+                .unwrap();
+        }
+        let found = topology.matching("a/**", Role::Publisher);
+        assert!(found.map(|(_, end)| end.id).eq([1, 2, 3]));
+        let found = topology.matching("a/b", Role::Subscriber);
+        assert!(found.map(|(_, end)| end.id).eq([0]));
+        assert_eq!(topology.matching("ab", Role::Subscriber).count(), 0);
+        topology.apply(&Change::NodeDown(NodeId(1))).unwrap();
+        assert_eq!(topology, Topology::default());
+    }
+
+    #[test]
+    fn any_type_is_for_subscribers() {
+        let mut topology = Topology::default();
+        topology.apply(&Change::NodeUp(node(1))).unwrap();
+        for (role, is_fine) in [(Role::Publisher, false), (Role::Subscriber, true)] {
+            let mut any = endpoint(0, role, "a");
+            any.ty.encoding = Encoding::Any;
+            let (node, endpoint) = (NodeId(1), any);
+            let up = topology.apply(&Change::EndpointUp { node, endpoint });
+            assert_eq!(up.is_ok(), is_fine);
+        }
+        let [sent, wanted] = [Role::Publisher, Role::Subscriber].map(|role| endpoint(0, role, "a"));
+        let mut any = wanted.clone();
+        any.ty.encoding = Encoding::Any;
+        let mut other = wanted.clone();
+        other.ty.hash = 1;
+        for (subscriber, is_fine) in [(wanted, true), (any, true), (other, false)] {
+            assert_eq!(subscriber.suits(&sent), is_fine);
+            assert_eq!(sent.suits(&subscriber), is_fine);
+        }
+    }
+
+    #[test]
     fn encodings_of_users_have_plain_names() {
         let mut topology = Topology::default();
         topology.apply(&Change::NodeUp(node(1))).unwrap();
@@ -504,7 +611,7 @@ mod tests {
     }
 
     fn any_change() -> impl Strategy<Value = Change> {
-        let topics = prop_oneof![Just("a"), Just("b/c"), Just("/a")];
+        let topics = prop_oneof![Just("a"), Just("b/c"), Just("/a"), Just("b/*"), Just("**")];
         let roles = prop_oneof![Just(Role::Publisher), Just(Role::Subscriber)];
         prop_oneof![
             (1..4_u128).prop_map(|id| Change::NodeUp(node(id))),
@@ -533,10 +640,21 @@ mod tests {
                 prop_assert_eq!(whole.apply(change).ok(), late.apply(change).ok());
             }
             prop_assert_eq!(&whole, &late);
-            for role in [Role::Publisher, Role::Subscriber] {
-                let in_all = whole.nodes().flat_map(|n| whole.endpoints(n.id))
-                    .filter(|e| e.role == role && e.topic == "a").count();
-                prop_assert_eq!(whole.matching("a", role).count(), in_all);
+            for (topic, role) in [
+                ("a", Role::Publisher),
+                ("a", Role::Subscriber),
+                ("b/c", Role::Subscriber),
+                ("b/*", Role::Publisher),
+                ("**", Role::Publisher),
+            ] {
+                let is_found = |end: &&Endpoint| match end.role {
+                    _ if end.role != role => false,
+                    Role::Publisher => name::matches(topic, &end.topic),
+                    Role::Subscriber => name::matches(&end.topic, topic),
+                };
+                let all = whole.nodes().flat_map(|n| whole.endpoints(n.id));
+                let found = whole.matching(topic, role).count();
+                prop_assert_eq!(found, all.filter(is_found).count(), "{}", topic);
             }
         }
     }

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use shmesh::rkyv::{Archive, Serialize};
-use shmesh::{Node, Overflow, Publisher, Raw, Subscriber};
+use shmesh::{Message, Node, Overflow, Publisher, Raw, Subscriber};
 use shmesh_shm::{Arena, Consumer, Head, Mode, Producer, RingConfig, SegmentStore};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-#[derive(Archive, Serialize)]
+#[derive(Archive, Serialize, Message)]
 #[rkyv(crate = shmesh::rkyv)]
 struct Blob {
     bytes: Vec<u8>,

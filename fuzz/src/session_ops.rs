@@ -176,5 +176,9 @@ fn attach(number: u8, flags: u8) -> Attach {
         overwrites: flags % 2 == 1,
         block_ns: (flags & 2 != 0).then_some(1),
         bell: 0,
+        history: u32::from(flags & 4),
+        from: u64::from(flags & 8),
+        lifespan_ns: None,
+        merged_as: (flags & 4 != 0).then_some(7),
     }
 }

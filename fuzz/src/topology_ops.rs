@@ -14,10 +14,13 @@ use shmesh::limits::{
 };
 use shmesh::link::wire::{self, Kind};
 use shmesh::membership::FromCoordinator;
+use shmesh::name;
 use shmesh::topology::{Change, Encoding, Endpoint, NodeInfo, Role, TopicType, Topology};
 use shmesh::{HostId, NodeId};
 
 const TOPICS: [&str; 8] = ["a", "b", "b/c", "/a", "", "a//b", "a\x1b", "x"];
+/// The last is none.
+const PATTERNS: [&str; 5] = ["b/*", "**", "*", "**/c", "a/b*"];
 /// To fill a mesh takes a second, so that it must not be found by chance.
 const FULL: &[u8] = b"full mesh";
 /// Longer sequences take long and find little.
@@ -98,6 +101,7 @@ fn endpoint(id: u32, flags: u8) -> Endpoint {
         short @ 0..8 => TOPICS[usize::from(short)].to_owned(),
         8 => "x".repeat(TOPIC_NAME_BYTES_MAX),
         9 => "x".repeat(TOPIC_NAME_BYTES_MAX + 1),
+        pattern @ 10..15 => PATTERNS[usize::from(pattern) - 10].to_owned(),
         _ => "a".to_owned(),
     };
     let ty_bytes = [5, TYPE_NAME_BYTES_MAX, 5, TYPE_NAME_BYTES_MAX + 1][usize::from(flags >> 6)];
@@ -176,16 +180,20 @@ impl Plain {
     fn check(&self) {
         let infos = self.nodes.values().map(|(info, _)| info);
         assert!(self.topology.nodes().eq(infos));
-        let all = || self.nodes.values().flat_map(|(_, ends)| ends.values());
         for (id, (_, endpoints)) in &self.nodes {
             assert!(self.topology.endpoints(*id).eq(endpoints.values()));
         }
         let longest = "x".repeat(TOPIC_NAME_BYTES_MAX);
-        for topic in TOPICS.into_iter().chain([longest.as_str()]) {
+        let all_of = |id| self.nodes[id].1.values().map(move |end| (*id, end));
+        let all = || self.nodes.keys().flat_map(all_of);
+        let names = TOPICS.into_iter().chain([longest.as_str()]);
+        for topic in names.chain(PATTERNS) {
             for role in [Role::Publisher, Role::Subscriber] {
-                let matching = all().filter(|end| end.topic == topic && end.role == role);
-                let found = self.topology.matching(topic, role).map(|(_, end)| end);
-                assert!(found.eq(matching), "{topic} {role:?}");
+                let matching = all().filter(|(_, end)| end.role == role && fits(topic, end));
+                let found = self.topology.matching(topic, role);
+                let mut found: Vec<_> = found.map(|(node, end)| (node.id, end)).collect();
+                found.sort_by_key(|(node, end)| (*node, end.id));
+                assert!(matching.eq(found), "{topic} {role:?}");
             }
         }
         let mut late = Topology::default();
@@ -224,11 +232,22 @@ fn is_node_in_bounds(info: &NodeInfo) -> bool {
         && info.addresses.iter().all(is_address_in_bounds)
 }
 
+/// Whether a name or pattern that is looked for finds an endpoint.
+fn fits(topic: &str, end: &Endpoint) -> bool {
+    let is_pattern = topic.contains('*');
+    topic == end.topic
+        || (is_pattern && end.role == Role::Publisher && name::matches(topic, &end.topic))
+        || (!is_pattern && end.role == Role::Subscriber && name::matches(&end.topic, topic))
+}
+
 fn is_endpoint_in_bounds(endpoint: &Endpoint) -> bool {
     let topic = endpoint.topic.as_str();
+    let is_pattern = endpoint.role == Role::Subscriber && PATTERNS[..4].contains(&topic);
     let is_long = topic.len() > 3 && topic.bytes().all(|byte| byte == b'x');
     let is_topic = ["a", "b", "b/c", "x"].contains(&topic) || is_long;
-    is_topic && topic.len() <= TOPIC_NAME_BYTES_MAX && endpoint.ty.name.len() <= TYPE_NAME_BYTES_MAX
+    (is_topic || is_pattern)
+        && topic.len() <= TOPIC_NAME_BYTES_MAX
+        && endpoint.ty.name.len() <= TYPE_NAME_BYTES_MAX
 }
 
 /// A coordinator's state, what it is to be, and its nodes.

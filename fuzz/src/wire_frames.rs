@@ -4,11 +4,13 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
-use shmesh::limits::{COMPRESS_BYTES_MAX, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, PACKED_RATIO_MAX};
+use shmesh::limits::{
+    COMPRESS_BYTES_MAX, FRAGMENT_BYTES, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, PACKED_RATIO_MAX,
+};
 use shmesh::link::session::LinkFrame;
 use shmesh::link::wire::{
-    self, CREDIT_BYTES, Credit, Frame, HEADER_BYTES, Item, Kind, MESSAGE_HEADER_BYTES,
-    MessageHeader, PACKED_HEADER_BYTES, PackedHeader, WireError,
+    self, CREDIT_BYTES, Credit, FRAGMENT_HEADER_BYTES, FragmentHeader, Frame, HEADER_BYTES, Item,
+    Kind, MESSAGE_HEADER_BYTES, MessageHeader, PACKED_HEADER_BYTES, PackedHeader, WireError,
 };
 use shmesh::membership::{FromCoordinator, FromNode};
 
@@ -49,6 +51,8 @@ enum Seen {
     Message { at: usize, header: MessageHeader },
     Credit { at: usize, credit: Credit },
     Packed { at: usize, header: PackedHeader },
+    Beginning { at: usize, header: MessageHeader },
+    Fragment { at: usize, header: FragmentHeader },
 }
 
 /// One that reads a stream from its beginning, of which there is more each time.
@@ -90,6 +94,16 @@ impl Reader {
                     self.at += PACKED_HEADER_BYTES + header.packed_len;
                     self.seen.push(Seen::Packed { at, header });
                 }
+                Ok(Some(Item::Beginning(header))) => {
+                    let at = self.at;
+                    self.at += MESSAGE_HEADER_BYTES;
+                    self.seen.push(Seen::Beginning { at, header });
+                }
+                Ok(Some(Item::Fragment(header))) => {
+                    let at = self.at;
+                    self.at += FRAGMENT_HEADER_BYTES + header.wire_len;
+                    self.seen.push(Seen::Fragment { at, header });
+                }
                 Ok(None) => {
                     assert!(is_worth_waiting_for(rest), "{rest:?}");
                     return;
@@ -107,7 +121,7 @@ fn is_worth_waiting_for(rest: &[u8]) -> bool {
         return is_ours;
     };
     let len = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
-    if header[2] == 5 {
+    if header[2] == 6 {
         return is_ours && rest.len() < PACKED_HEADER_BYTES && len <= COMPRESS_BYTES_MAX;
     }
     is_ours && matches!(header[2], 1..=3) && len <= FRAME_BYTES_MAX - HEADER_BYTES
@@ -135,6 +149,21 @@ fn check_items(stream: &[u8], seen: &[Seen]) {
                 assert!(len.div_ceil(packed_len) <= PACKED_RATIO_MAX);
                 let mut bytes = header.encode();
                 bytes[3] = stream[at + 3];
+                assert!(stream[*at..].starts_with(&bytes), "{header:?}");
+            }
+            Seen::Beginning { at, header } => {
+                assert!((FRAGMENT_BYTES + 1..=MESSAGE_BYTES_MAX).contains(&header.len));
+                let mut bytes = header.encode_beginning();
+                bytes[3] = stream[at + 3];
+                assert!(stream[*at..].starts_with(&bytes), "{header:?}");
+            }
+            Seen::Fragment { at, header } => {
+                let (len, wire_len) = (header.len, header.wire_len);
+                assert!((1..=FRAGMENT_BYTES).contains(&len) && (1..=len).contains(&wire_len));
+                assert!(len.div_ceil(wire_len) <= PACKED_RATIO_MAX);
+                let mut bytes = header.encode();
+                bytes[3] = stream[at + 3];
+                bytes[20..].copy_from_slice(&stream[at + 20..at + 24]);
                 assert!(stream[*at..].starts_with(&bytes), "{header:?}");
             }
             Seen::Frame { kind, body } => {

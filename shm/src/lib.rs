@@ -29,8 +29,8 @@ pub use layout::{BorrowHalf, INLINE_BYTES, RingHalf, layout_hash};
 
 pub mod ring;
 pub use ring::{
-    ChunkRef, Consumer, Corrupt, Head, Mode, Origin, Producer, PushError, Received, RingConfig,
-    Swept,
+    ChunkRef, Consumer, Corrupt, Head, Mode, Origin, Peeked, Producer, Progress, PushError,
+    Received, RingConfig, Swept,
 };
 
 pub mod arena;

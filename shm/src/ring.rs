@@ -24,12 +24,14 @@
 mod consumer;
 mod lender;
 mod producer;
+mod progress;
 mod received;
 
-pub use consumer::{ARENA_SEGMENTS_MAX, Consumer};
+pub use consumer::{ARENA_SEGMENTS_MAX, Consumer, Peeked};
 use core::fmt;
 pub use lender::Origin;
 pub use producer::{Producer, PushError, Swept};
+pub use progress::Progress;
 pub use received::Received;
 
 use crate::layout::{BorrowHalf, INLINE_BYTES, RingHalf};

@@ -10,12 +10,13 @@
 
 use core::fmt;
 use core::ptr::NonNull;
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering as FlagOrdering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
@@ -64,11 +65,23 @@ pub enum Counter {
     Peers,
     /// Bytes of its arena.
     ArenaBytes,
+    /// Taken, but passed over for newer ones.
+    Skipped,
+    /// Lost: too old when it was taken.
+    LostExpired,
+    /// Messages that waited in its rings when last looked at.
+    Unread,
+    /// Messages that there is room for in its rings.
+    Room,
+    /// Peers that were found again after their link was lost. Of a node.
+    PeersFoundAgain,
+    /// Times its coordinator was found again. Of a node.
+    CoordinatorFoundAgain,
 }
 
 impl Counter {
     /// All, in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 16] = [
         Self::Messages,
         Self::Bytes,
         Self::LostOverwritten,
@@ -79,6 +92,12 @@ impl Counter {
         Self::Parkings,
         Self::Peers,
         Self::ArenaBytes,
+        Self::Skipped,
+        Self::LostExpired,
+        Self::Unread,
+        Self::Room,
+        Self::PeersFoundAgain,
+        Self::CoordinatorFoundAgain,
     ];
 }
 
@@ -104,7 +123,7 @@ struct Entry {
     counts: Counts,
 }
 
-/// The counters of one endpoint, on lines of their own: written by one thread.
+/// The counters of one endpoint, on lines of their own; each is written by one thread.
 #[repr(C, align(128))]
 struct Counts([AtomicU64; Counter::ALL.len()]);
 
@@ -179,7 +198,9 @@ impl StatusPage {
         // The crate removes by name whatever has that name then; we remove only what is ours.
         mapped.set_owner(false);
         let made = Self::finish(&name, mapped, node, node_name);
-        if made.is_err() {
+        if made.is_ok() {
+            ours().insert(name);
+        } else {
             let _ = std::fs::remove_file(path_of(&name));
         }
         made.map(Arc::new)
@@ -276,6 +297,7 @@ impl StatusPage {
 
 impl Drop for StatusPage {
     fn drop(&mut self) {
+        ours().remove(&self.name);
         self.remove();
     }
 }
@@ -309,7 +331,8 @@ impl Drop for Claim {
     }
 }
 
-/// The counters of one endpoint, on the status page or, without one, private. One thread writes.
+/// The counters of one endpoint, on the status page or, without one, private. Each has one thread
+/// that writes it.
 pub struct Counters {
     entry: Place<Entry>,
     _claim: Option<Claim>,
@@ -363,7 +386,7 @@ impl fmt::Debug for Counters {
 /// What a page says of one endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointStatus {
-    /// 0 for a publisher, 1 for a subscriber.
+    /// 0 for a publisher, 1 for a subscriber, 2 for the node itself.
     pub role: u32,
     /// Its number in the node.
     pub endpoint: u32,
@@ -495,9 +518,18 @@ pub fn list() -> Vec<String> {
     names.filter(|name| name.starts_with(&prefix)).collect()
 }
 
+/// Pages of this process, whose nodes live: a sweep need not look at them, of which there may be a
+/// thousand.
+static OURS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+fn ours() -> MutexGuard<'static, BTreeSet<String>> {
+    OURS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Removes the pages of dead nodes of this user; gives their names.
 pub fn sweep() -> Vec<String> {
     let mut removed = list();
+    removed.retain(|name| !ours().contains(name));
     removed.retain(|name| {
         let path = path_of(name);
         let Ok(file) = open(&path, false) else {

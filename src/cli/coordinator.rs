@@ -3,10 +3,10 @@
 use std::io::Write as _;
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 
-use super::Failure;
 use super::security::SecurityArgs;
+use super::signals::Ends;
+use super::{Failure, runtime};
 use crate::coordinator::Coordinator;
 use crate::limits::COORDINATOR_PORT;
 
@@ -19,7 +19,7 @@ Examples:
                                         nodes of other computers that have the key
   mesh coordinator --port 0 --json      a free port, said in JSON
 
-Ends at Ctrl-C or SIGTERM with exit code 0.")]
+Ends at Ctrl-C or SIGTERM. Exit codes: 0 ended so, 1 cannot listen, 2 wrong usage.")]
 pub struct CoordinatorArgs {
     /// Address to listen at. Only this computer unless set
     #[arg(long, default_value = "127.0.0.1")]
@@ -51,9 +51,7 @@ impl Default for CoordinatorArgs {
 /// # Errors
 /// If it cannot listen.
 pub fn run(args: &CoordinatorArgs) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = runtime()?;
     runtime.block_on(async {
         let host = if args.host.contains(':') && !args.host.starts_with('[') {
             format!("[{}]", args.host)
@@ -65,16 +63,9 @@ pub fn run(args: &CoordinatorArgs) -> Result<(), Failure> {
         if !coordinator.is_keyed() && !coordinator.local_addr()?.ip().is_loopback() {
             eprintln!("warning: whoever reaches this address can join: better with --authkey-file");
         }
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
+        let mut ends = Ends::new()?;
         announce(&coordinator, args.json)?;
-        let over = async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        };
-        coordinator.run(over).await;
+        coordinator.run(ends.recv()).await;
         Ok(())
     })
 }

@@ -1,14 +1,32 @@
 //! The command-line tools: one file for each verb. Not part of the library's interface.
 #![allow(clippy::print_stdout)] // this is what tools do
 
+pub mod bag;
+pub mod completions;
 pub mod coordinator;
+pub mod doctor;
+pub mod launch;
+pub mod man;
+pub mod metrics;
+pub mod node;
+mod pace;
+pub mod reach;
+mod reading;
 pub mod security;
+pub mod service;
+mod show;
+mod signals;
 pub mod speedtest;
+mod survey;
+pub mod top;
+pub mod topic;
+mod writing;
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
+
+use crate::error::Error;
 
 /// How a tool ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +80,20 @@ impl Failure {
     }
 }
 
+/// A runtime on this thread, for what a tool waits for.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let what = "make a runtime";
+    runtime.map_err(|source| Error::Io { what, source })
+}
+
+/// True if the user wants no colours (<https://no-color.org>).
+pub(crate) fn is_colourless() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
 /// Prints a tool's error and turns its outcome into an exit code. Output that nobody reads any
 /// more (`| head -1`) is success.
 #[must_use]
@@ -99,7 +131,8 @@ pub fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
+        // Plain on a terminal, too: colours are a feature that we are built without.
+        .with_ansi(false)
         .with_writer(std::io::stderr)
         .try_init();
 }

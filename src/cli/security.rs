@@ -6,6 +6,7 @@ use std::process::Command;
 use clap::Args;
 
 use super::Failure;
+use crate::link::handshake::Credentials;
 use crate::security::{AUTH_KEY_FILE_VARIABLE, AUTH_KEY_VARIABLE, MESH_VARIABLE};
 use crate::{AuthKey, Coordinator, NodeBuilder, Tls, TlsFiles};
 
@@ -123,6 +124,12 @@ impl SecurityArgs {
         }
     }
 
+    /// They, and what the environment says.
+    pub(crate) fn credentials(&self) -> Result<Credentials, Failure> {
+        let (mesh, key, tls) = (self.mesh.clone(), self.key()?, self.tls()?);
+        Ok(crate::security::credentials(mesh, key, tls)?)
+    }
+
     /// Applies them to a node.
     ///
     /// # Errors
@@ -145,8 +152,6 @@ impl SecurityArgs {
     /// # Errors
     /// A key or a name that cannot be used.
     pub fn secure_coordinator(&self, coordinator: Coordinator) -> Result<Coordinator, Failure> {
-        let credentials =
-            crate::security::credentials(self.mesh.clone(), self.key()?, self.tls()?)?;
-        Ok(coordinator.with_credentials(credentials))
+        Ok(coordinator.with_credentials(self.credentials()?))
     }
 }

@@ -5,7 +5,7 @@ use crate::limits::CODED_DEPTH_MAX;
 
 /// Why bytes are no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Malformed {
+pub(crate) enum Malformed {
     /// They end before the value does, or announce more than they have.
     #[error("the value is cut short")]
     Short,
@@ -20,7 +20,7 @@ pub(super) enum Malformed {
 }
 
 /// Checks that `bytes` are exactly one value, nested at most [`CODED_DEPTH_MAX`] deep.
-pub(super) fn check(bytes: &[u8]) -> Result<(), Malformed> {
+pub(crate) fn check(bytes: &[u8]) -> Result<(), Malformed> {
     // How many values are still to come in each array or map that is open.
     let mut open = [0_usize; CODED_DEPTH_MAX];
     let mut depth = 0;

@@ -9,11 +9,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::pending::Pending;
+use super::schemas::Schemas;
 use crate::error::Error;
 use crate::id::NodeId;
 use crate::limits::{CHANGES_PER_FRAME_MAX, FRAME_BYTES_MAX};
 use crate::link::wire::{self, Kind};
 use crate::membership::FromCoordinator;
+use crate::schema::SchemaBytes;
 use crate::topology::{Change, Topology};
 
 /// Frames in order, shared by all who get them: blocks of up to [`FRAME_BYTES_MAX`] bytes, each of
@@ -36,6 +38,7 @@ pub struct State<S> {
     /// The snapshot of this version, if anybody asked for it.
     snapshot: Option<Frames>,
     watchers: BTreeMap<NodeId, Watcher<S>>,
+    schemas: Schemas,
     connection_count: u64,
 }
 
@@ -65,6 +68,7 @@ impl<S> Default for State<S> {
             version: 0,
             snapshot: None,
             watchers: BTreeMap::new(),
+            schemas: Schemas::default(),
             connection_count: 0,
         }
     }
@@ -82,6 +86,7 @@ impl<S: Sink> State<S> {
         Topology::default().apply(node_up)?;
         // A node that comes back on a new connection starts over.
         self.apply(&Change::NodeDown(node))?;
+        self.schemas.forget(node);
         self.apply(node_up)?;
         self.connection_count += 1;
         let connection = self.connection_count;
@@ -99,6 +104,7 @@ impl<S: Sink> State<S> {
         let watcher = self.watchers.get(&node);
         if watcher.is_some_and(|watcher| watcher.connection == connection) {
             self.watchers.remove(&node);
+            self.schemas.forget(node);
             let applied = self.apply(&Change::NodeDown(node));
             debug_assert!(applied.is_ok());
         }
@@ -122,6 +128,35 @@ impl<S: Sink> State<S> {
             self.apply(change)?;
         }
         Ok(())
+    }
+
+    /// Keeps what a node says of its types; false if there is no room for it.
+    pub fn keep_schema(&mut self, node: NodeId, hash: u64, schema: SchemaBytes) -> bool {
+        // A connection that was replaced may say some last words.
+        !self.watchers.contains_key(&node) || self.schemas.announce(node, hash, schema)
+    }
+
+    /// Tells a node a schema, or that nobody announced it. If it does not read, it is not told: it
+    /// asks again if it still wants to know.
+    ///
+    /// # Errors
+    /// [`Error::Wire`] if it cannot be encoded, which the limits rule out.
+    pub fn tell_schema(&mut self, node: NodeId, hash: u64) -> Result<(), Error> {
+        let frames = self.schema(hash)?;
+        if let Some(watcher) = self.watchers.get_mut(&node) {
+            let _ = watcher.sink.offer(&frames);
+        }
+        Ok(())
+    }
+
+    /// What somebody announced, or that nobody did.
+    ///
+    /// # Errors
+    /// [`Error::Wire`] if it cannot be encoded, which the limits rule out.
+    pub fn schema(&self, hash: u64) -> Result<Frames, Error> {
+        let schema = self.schemas.find(hash);
+        let word = FromCoordinator::Schema { hash, schema };
+        Ok(Frames::from([wire::encode(Kind::FromCoordinator, &word)?]))
     }
 
     /// A node has read all it was offered: if frames were left out, it gets a snapshot, now or
@@ -205,22 +240,36 @@ impl<S: Sink> State<S> {
         if let Some(snapshot) = &self.snapshot {
             return Ok(Arc::clone(snapshot));
         }
-        let mut blocks = Blocks::default();
-        let mut changes = self.topology.changes().peekable();
-        let mut is_first = true;
-        while is_first || changes.peek().is_some() {
-            let part = changes.by_ref().take(CHANGES_PER_FRAME_MAX).collect();
-            blocks.push(&FromCoordinator::Snapshot {
-                version: self.version,
-                is_first,
-                is_last: changes.peek().is_none(),
-                changes: part,
-            })?;
-            is_first = false;
-        }
-        let snapshot = Frames::from(blocks.full);
+        let snapshot = frames_of(&self.topology, self.version)?;
         self.snapshot = Some(Arc::clone(&snapshot));
         Ok(snapshot)
+    }
+
+    /// The mesh as it is now, for a visitor, who does not follow its versions.
+    ///
+    /// # Errors
+    /// [`Error::Wire`] if it cannot be encoded, which the limits rule out.
+    pub fn look(&mut self) -> Result<Frames, Error> {
+        if self.pending.is_empty() {
+            return self.snapshot();
+        }
+        frames_of(&self.topology, self.version)
+    }
+
+    /// Tells nodes to leave; how many of them have room for a word more.
+    ///
+    /// # Errors
+    /// [`Error::Wire`] if that cannot be encoded, which the limits rule out.
+    pub fn dismiss(&mut self, nodes: &[NodeId]) -> Result<usize, Error> {
+        let leave = Frames::from([wire::encode(
+            Kind::FromCoordinator,
+            &FromCoordinator::Leave,
+        )?]);
+        let mut tell = |node: &&NodeId| {
+            let watcher = self.watchers.get_mut(node);
+            watcher.is_some_and(|watcher| watcher.sink.offer(&leave))
+        };
+        Ok(nodes.iter().filter(|node| tell(node)).count())
     }
 
     fn apply(&mut self, change: &Change) -> Result<(), Error> {
@@ -236,6 +285,24 @@ impl<S: Sink> Watcher<S> {
             Standing::Behind
         };
     }
+}
+
+/// All that makes this topology.
+fn frames_of(topology: &Topology, version: u64) -> Result<Frames, Error> {
+    let mut blocks = Blocks::default();
+    let mut changes = topology.changes().peekable();
+    let mut is_first = true;
+    while is_first || changes.peek().is_some() {
+        let part = changes.by_ref().take(CHANGES_PER_FRAME_MAX).collect();
+        blocks.push(&FromCoordinator::Snapshot {
+            version,
+            is_first,
+            is_last: changes.peek().is_none(),
+            changes: part,
+        })?;
+        is_first = false;
+    }
+    Ok(Frames::from(blocks.full))
 }
 
 /// Frames, packed: a write and a place in a queue for each block instead of each frame.

@@ -5,13 +5,14 @@ mod grant;
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use shmesh_shm::ring::ARENA_SEGMENTS_MAX;
 use shmesh_shm::segment::SEGMENT_BYTES_MAX;
 use shmesh_shm::{
-    BorrowHalf, Consumer, Fencing, Origin, PeerBellPage, PeerSegment, Producer, Ringer, Segment,
+    BorrowHalf, Consumer, Counter, Fencing, Origin, PeerBellPage, PeerSegment, Producer, Progress,
+    Ringer, Segment,
 };
 
 use self::grant::Outgoing;
@@ -20,15 +21,16 @@ use crate::endpoint::{
     Wake, lock,
 };
 use crate::error::Error;
+use crate::events::Loss;
 use crate::id::NodeId;
 use crate::limits::CHANNELS_PER_LINK_MAX;
 use crate::link::LinkHandle;
 use crate::link::host::Handed;
-use crate::link::net::FeedEvent;
 use crate::link::session::LinkFrame;
 use crate::name::escaped;
 use crate::node::NodeShared;
-use crate::topology::{Endpoint, NodeInfo};
+use crate::publisher::Wanted;
+use crate::topology::{Endpoint, NodeInfo, Topology};
 
 /// A channel of one of our subscribers.
 #[derive(Debug)]
@@ -36,6 +38,8 @@ struct Incoming {
     subscriber: Arc<SubscriberShared>,
     origin: Arc<Origin>,
     way: Way,
+    /// Shows what waits in its ring, once there is one.
+    progress: Option<Progress>,
 }
 
 #[derive(Debug)]
@@ -48,8 +52,9 @@ enum Way {
     Linked {
         link: LinkHandle,
     },
+    /// With one of this process, which is not kept beyond its end.
     Local {
-        publisher: Arc<PublisherShared>,
+        publisher: Weak<PublisherShared>,
     },
     /// Refused: kept so as not to ask again.
     Refused {
@@ -95,8 +100,9 @@ pub(super) struct Channels<'a> {
     /// Publisher and subscriber of each incoming channel.
     attached: HashSet<(NodeId, u32, u32)>,
     outgoing: HashMap<ChannelKey, Outgoing>,
-    /// Channels that ended with their network link: with which message they would have gone on.
-    interrupted: HashMap<(NodeId, u32, u32), u64>,
+    /// Channels that ended with their link, while both ends lived perhaps: with which message
+    /// they would have gone on, if that is known.
+    interrupted: HashMap<(NodeId, u32, u32), Option<u64>>,
 }
 
 /// Numbers of channels, unique in this process: inboxes name channels by them.
@@ -125,8 +131,8 @@ impl<'a> Channels<'a> {
             };
             host.send(&frame, vec![Handed::Bells(Arc::clone(bells))]);
         }
-        let topology = lock(&self.shared.topology);
-        let name = topology.node(link.peer()).map(|node| node.name.clone());
+        let name_of = |topology: &Topology| Some(topology.node(link.peer())?.name.clone());
+        let name = self.shared.view.with(name_of);
         let name = name.unwrap_or_else(|| link.peer().to_string());
         let (handle, fencing) = (link.clone(), self.shared.fencing);
         self.links.insert(
@@ -149,12 +155,12 @@ impl<'a> Channels<'a> {
         publisher: &Endpoint,
         neighbour: Option<&Arc<NodeShared>>,
     ) {
-        let ends = (node.id, publisher.id, subscriber);
         let can_ask = self
             .links
             .get(&node.id)
             .is_some_and(|link| link.bells.is_some() || matches!(link.handle, LinkHandle::Net(_)));
-        if self.attached.contains(&ends) || !(can_ask || neighbour.is_some()) {
+        let known = (node.id, publisher.id, subscriber);
+        if self.attached.contains(&known) || !(can_ask || neighbour.is_some()) {
             return;
         }
         let subscriber = lock(&self.shared.registry)
@@ -162,6 +168,11 @@ impl<'a> Channels<'a> {
             .get(&subscriber)
             .cloned();
         let Some(subscriber) = subscriber else { return };
+        // One channel, however many of its names and patterns match.
+        let ends = (node.id, publisher.id, subscriber.endpoint.id);
+        if self.attached.contains(&ends) {
+            return;
+        }
         let attached = match neighbour {
             Some(neighbour) => self.attach_inside(&subscriber, neighbour, publisher.id),
             None => self.ask(&subscriber, node, publisher),
@@ -173,7 +184,7 @@ impl<'a> Channels<'a> {
             Ok(false) => {}
             Err(error) => {
                 let (topic, node) = (&publisher.topic, &node.name);
-                tracing::warn!(topic, node, %error, "no channel");
+                tracing::warn!(target: "shmesh::channel", topic, node, %error, "no channel");
             }
         }
     }
@@ -213,23 +224,29 @@ impl<'a> Channels<'a> {
         let producer = Producer::new(ring.clone(), borrows.clone(), subscriber.ring)?;
         let (origin, space) = (Arc::clone(&publisher.origin), space.map(Arc::new));
         let consumer = Consumer::new(ring, borrows, subscriber.ring, Arc::clone(&origin), space)?;
+        let progress = consumer.progress();
         let mut rx = RxChannel::new(channel, consumer);
         let key = ChannelKey {
             subscriber_node: self.shared.info.id,
             channel,
         };
-        let tx = TxChannel::new(
+        let mut tx = TxChannel::new(
             key,
             self.shared.info.name.clone(),
             producer,
             Wake::Bell(bell),
             subscriber.overflow.deadline(),
+            Wanted {
+                count: subscriber.history,
+                from: 0,
+            },
         );
+        tx.is_merged = subscriber.is_merging();
         let outlet = Outlet::Local {
             subscriber: Arc::clone(subscriber),
             channel,
         };
-        let introduce = |segments: &[(u32, Arc<Segment>)]| {
+        let introduce = |segments: &[(u32, Arc<Segment>)], _| {
             for (number, segment) in segments {
                 rx.add_segment(*number, Arc::clone(segment) as _);
             }
@@ -239,16 +256,35 @@ impl<'a> Channels<'a> {
             return Ok(false);
         }
         publisher.ready(key);
-        let (subscriber, way) = (Arc::clone(subscriber), Way::Local { publisher });
-        self.incoming.insert(
-            channel,
-            Incoming {
-                subscriber,
-                origin,
-                way,
-            },
-        );
+        let publisher = Arc::downgrade(&publisher);
+        let incoming = Incoming {
+            subscriber: Arc::clone(subscriber),
+            origin,
+            way: Way::Local { publisher },
+            progress: Some(progress),
+        };
+        self.incoming.insert(channel, incoming);
         Ok(true)
+    }
+
+    /// Puts on the status page how full the rings of our subscribers are.
+    pub(super) fn measure(&mut self) {
+        let mut sums: HashMap<u32, [u64; 2]> = HashMap::new();
+        for incoming in self.incoming.values_mut() {
+            if let Some(progress) = &mut incoming.progress {
+                let [unread, room] = sums.entry(incoming.subscriber.endpoint.id).or_default();
+                *unread += progress.unread();
+                *room += progress.depth();
+            }
+        }
+        for subscriber in lock(&self.shared.registry).subscribers.values() {
+            let [unread, room] = sums
+                .get(&subscriber.endpoint.id)
+                .copied()
+                .unwrap_or_default();
+            subscriber.counters.set(Counter::Unread, unread);
+            subscriber.counters.set(Counter::Room, room);
+        }
     }
 
     /// Takes in what a peer said.
@@ -315,12 +351,12 @@ impl<'a> Channels<'a> {
                     outgoing.end(key);
                 }
                 if let LinkHandle::Net(net) = link {
-                    net.tell(FeedEvent::Remove { channel });
+                    net.remove_feed(channel);
                 }
             }
             LinkFrame::Closed { channel } => {
                 if self.incoming_over(link, channel).is_some() {
-                    self.end_incoming(channel);
+                    self.end_incoming(channel, Loss::Left);
                 }
             }
             // Dealt with where they arrive.
@@ -338,7 +374,9 @@ impl<'a> Channels<'a> {
                 &incoming.origin.node_name,
             );
             let reason = escaped(reason);
-            tracing::warn!(topic, node, reason, "channel refused by the peer");
+            tracing::warn!(
+                target: "shmesh::channel", topic, node, reason, "channel refused by the peer"
+            );
             incoming.way = Way::Refused { link: link.clone() };
         }
     }
@@ -386,7 +424,7 @@ impl<'a> Channels<'a> {
     }
 
     /// Ends a channel of ours: nothing more comes, what is in the ring stays.
-    fn end_incoming(&mut self, channel: u64) {
+    fn end_incoming(&mut self, channel: u64, reason: Loss) {
         let Some(incoming) = self.incoming.remove(&channel) else {
             return;
         };
@@ -395,7 +433,7 @@ impl<'a> Channels<'a> {
         if matches!(incoming.way, Way::Linked { .. }) {
             incoming
                 .subscriber
-                .tell(SubscriberEvent::Closed { channel });
+                .tell(SubscriberEvent::Closed { channel, reason });
         }
     }
 
@@ -406,7 +444,7 @@ impl<'a> Channels<'a> {
     }
 
     /// A link is gone, and with it all its channels.
-    pub(super) fn drop_link(&mut self, link: &LinkHandle) {
+    pub(super) fn drop_link(&mut self, link: &LinkHandle, reason: Loss) {
         let is_current = |known: &Link| known.handle.is_same(link);
         if self.links.get(&link.peer()).is_some_and(is_current) {
             self.links.remove(&link.peer());
@@ -420,7 +458,7 @@ impl<'a> Channels<'a> {
             .collect();
         for channel in ended {
             self.note_interrupted(channel);
-            self.end_incoming(channel);
+            self.end_incoming(channel, reason);
         }
         self.outgoing.retain(|key, outgoing| {
             let is_over = outgoing.link.is_same(link);
@@ -437,19 +475,22 @@ impl<'a> Channels<'a> {
         }
     }
 
-    /// A channel ends with its network link: when there is another one, what was lost is counted.
+    /// A channel ends with its link: when there is another one, what was lost is counted, and
+    /// nothing of a history comes twice.
     fn note_interrupted(&mut self, channel: u64) {
         let Some(incoming) = self.incoming.get(&channel) else {
             return;
         };
-        if let Some(expected) = incoming.remove_sink(channel) {
+        let expected = incoming.remove_sink(channel);
+        if expected.is_some() || incoming.has_history() {
             let Origin { node, endpoint, .. } = *incoming.origin;
             let ends = (NodeId(node), endpoint, incoming.subscriber.endpoint.id);
             if self.interrupted.len() >= CHANNELS_PER_LINK_MAX {
                 // Those that the coordinator knows no more are the least likely to come back.
-                let topology = lock(&self.shared.topology);
-                self.interrupted
-                    .retain(|(node, ..), _| topology.node(*node).is_some());
+                let interrupted = &mut self.interrupted;
+                self.shared.view.with(|topology| {
+                    interrupted.retain(|(node, ..), _| topology.node(*node).is_some());
+                });
             }
             if self.interrupted.len() < CHANNELS_PER_LINK_MAX {
                 self.interrupted.insert(ends, expected);
@@ -462,6 +503,7 @@ impl<'a> Channels<'a> {
         let Some(incoming) = self.incoming.remove(&channel) else {
             return;
         };
+        incoming.subscriber.watch.forget(channel);
         // Stays among the attached: a publisher that breaks the protocol is not asked again.
         incoming.publisher_side(self.shared.info.id, channel);
         incoming
@@ -483,6 +525,21 @@ impl<'a> Channels<'a> {
         }
     }
 
+    /// Forgets channels of publishers in this process that are gone: they told our subscribers.
+    pub(super) fn forget_ended(&mut self) {
+        let is_gone = |incoming: &Incoming| match &incoming.way {
+            Way::Local { publisher } => publisher.strong_count() == 0,
+            _ => false,
+        };
+        let ended: Vec<_> = self
+            .incoming
+            .extract_if(|_, incoming| is_gone(incoming))
+            .collect();
+        for (_, incoming) in ended {
+            self.forget(&incoming);
+        }
+    }
+
     /// Our publisher is gone; it told its subscribers.
     pub(super) fn drop_publisher(&mut self, publisher: u32) {
         self.outgoing
@@ -493,9 +550,10 @@ impl<'a> Channels<'a> {
     pub(super) fn close_all(&mut self) {
         for (channel, incoming) in self.incoming.drain() {
             incoming.publisher_side(self.shared.info.id, channel);
+            let reason = Loss::Left;
             incoming
                 .subscriber
-                .tell(SubscriberEvent::Closed { channel });
+                .tell(SubscriberEvent::Closed { channel, reason });
         }
         for link in self.links.values() {
             link.handle.close();
@@ -504,6 +562,12 @@ impl<'a> Channels<'a> {
 }
 
 impl Incoming {
+    /// True if it is memory in which messages of a history were.
+    fn has_history(&self) -> bool {
+        matches!(&self.way, Way::Linked { link } if matches!(link, LinkHandle::Host(_)))
+            && self.subscriber.history > 0
+    }
+
     /// Takes away what a network link fills; with which message it would have gone on.
     fn remove_sink(&self, channel: u64) -> Option<u64> {
         match self.way.link() {
@@ -520,10 +584,12 @@ impl Incoming {
                 link.send(&LinkFrame::Detach { channel });
             }
             Way::Local { publisher } => {
-                publisher.remove(ChannelKey {
-                    subscriber_node: ours,
-                    channel,
-                });
+                if let Some(publisher) = publisher.upgrade() {
+                    publisher.remove(ChannelKey {
+                        subscriber_node: ours,
+                        channel,
+                    });
+                }
             }
             Way::Refused { .. } => {}
         }

@@ -6,10 +6,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
-use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::thread::RuntimeThread;
 use crate::compression::Compression;
 use crate::error::Error;
 use crate::id::NodeId;
@@ -22,7 +22,7 @@ use crate::link::net::task::{NetConfig, serve};
 use crate::link::stream::{self, Secured};
 use crate::link::{LinkConfig, LinkEvent};
 use crate::name::escaped;
-use crate::node::{ADVERTISE_VARIABLE, LISTEN_VARIABLE, with_default_port};
+use crate::node::{ADVERTISE_VARIABLE, LISTEN_VARIABLE, NodeShared, with_default_port};
 use crate::topology::NodeInfo;
 
 /// Runs the network links of a node. Ends with its owner.
@@ -30,23 +30,21 @@ use crate::topology::NodeInfo;
 pub(super) struct NetThread {
     name: String,
     config: NetConfig,
-    started: OnceLock<Started>,
+    started: OnceLock<RuntimeThread>,
     /// One for each link there may be: strangers must not take what our own endpoints need.
     places: Arc<Semaphore>,
 }
 
-#[derive(Debug)]
-struct Started {
-    runtime: Handle,
-    /// Dropped, it ends the thread.
-    _stop: oneshot::Sender<()>,
-}
-
 impl NetThread {
-    pub(super) fn new(name: &str, config: NetConfig) -> Arc<Self> {
+    pub(super) fn new(node: &NodeShared, setup: &NetworkSetup, links: &LinkConfig) -> Arc<Self> {
         Arc::new(Self {
-            name: format!("shmesh-net-{name:.4}"),
-            config,
+            name: format!("shmesh-net-{:.4}", node.info.name),
+            config: NetConfig {
+                bells: Arc::clone(&node.bells),
+                fencing: node.fencing,
+                events: links.events.clone(),
+                compression: setup.compression,
+            },
             started: OnceLock::new(),
             places: Arc::new(Semaphore::new(NETWORK_LINKS_MAX as usize)),
         })
@@ -69,33 +67,14 @@ impl NetThread {
         };
         if self.started.get().is_none() {
             // Only the driver's thread comes here, so nobody else has started it meanwhile.
-            let started = self.start()?;
+            let what = "start the node's network thread";
+            let started = RuntimeThread::start(self.name.clone(), what)?;
             let _ = self.started.set(started);
         }
         if let Some(started) = self.started.get() {
-            started.runtime.spawn(link);
+            started.spawn(link);
         }
         Ok(())
-    }
-
-    fn start(&self) -> Result<Started, Error> {
-        let what = "start the node's network thread";
-        let failed = |source| Error::Io { what, source };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(failed)?;
-        let (stop, stopped) = oneshot::channel::<()>();
-        let started = Started {
-            runtime: runtime.handle().clone(),
-            _stop: stop,
-        };
-        let run = move || {
-            let _ = runtime.block_on(stopped);
-        };
-        let thread = std::thread::Builder::new().name(self.name.clone());
-        thread.spawn(run).map_err(failed)?;
-        Ok(started)
     }
 }
 
@@ -212,7 +191,7 @@ pub(super) async fn receive(mut door: Door, net: Arc<NetThread>) {
             address,
         } = door.next().await;
         if let Err(error) = net.serve(stream, hello, false) {
-            tracing::warn!(%address, %error, "cannot serve a peer");
+            tracing::warn!(target: "shmesh::link", %address, %error, "cannot serve a peer");
         }
     }
 }

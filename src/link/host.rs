@@ -11,6 +11,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ use crate::endpoint::lock;
 use crate::error::Error;
 use crate::id::NodeId;
 use crate::limits::{FRAME_BYTES_MAX, LINK_QUEUE_FRAMES_MAX};
+use crate::node::is_in_process;
 use crate::wait::watched;
 
 /// Something whose descriptor goes with a frame; kept until it is sent.
@@ -223,14 +225,29 @@ async fn serve(
     if sent.is_err() {
         return Ok(());
     }
-    let error = tokio::select! {
-        error = read_all(&socket, &link, &config.events) => error,
-        error = write_all(&socket, &link) => error,
-    };
+    let error = run(&socket, &link, &config.events).await;
     lock(&link.shared.queue).is_closed = true;
     let link = LinkHandle::Host(link);
     let _ = config.events.send(LinkEvent::Down { link, error }).await;
     Ok(())
+}
+
+/// Carries words both ways until the link ends; says by what.
+async fn run(
+    socket: &AsyncFd<Arc<OwnedFd>>,
+    link: &HostLink,
+    events: &mpsc::Sender<LinkEvent>,
+) -> Error {
+    let mut reading = pin!(read_all(socket, link, events));
+    let error = tokio::select! {
+        error = &mut reading => return error,
+        error = write_all(socket, link) => error,
+    };
+    if is_hang_up(&error) {
+        // The last it said may be that it leaves: that is still to be read.
+        return reading.await;
+    }
+    error
 }
 
 impl Words for AsyncFd<Arc<OwnedFd>> {
@@ -541,12 +558,14 @@ fn make_private(dir: &Path) -> Result<(), Error> {
 }
 
 /// Removes sockets that nobody listens on: their nodes are dead. Passing names are left alone for
-/// ten seconds: their nodes are just being born.
+/// ten seconds: their nodes are just being born. Nodes of this process, of which there may be a
+/// thousand, are not asked.
 fn sweep(dir: &Path) {
     let Ok(entries) = std::fs::read_dir(dir) else {
         return;
     };
-    for path in entries.flatten().map(|entry| entry.path()) {
+    let others = entries.flatten().map(|entry| entry.path());
+    for path in others.filter(|path| !is_ours(path)) {
         let extension = path.extension().and_then(|extension| extension.to_str());
         let is_dead = match extension {
             Some(SUFFIX) => is_refused(&path),
@@ -557,6 +576,12 @@ fn sweep(dir: &Path) {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+fn is_ours(path: &Path) -> bool {
+    let digits = path.file_stem().and_then(|stem| stem.to_str());
+    let id = digits.and_then(|digits| u128::from_str_radix(digits, 16).ok());
+    id.is_some_and(|id| is_in_process(NodeId(id)))
 }
 
 fn is_refused(path: &Path) -> bool {
@@ -573,4 +598,44 @@ fn is_old(path: &Path) -> bool {
     let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
     let age = modified.ok().and_then(|modified| modified.elapsed().ok());
     age.is_some_and(|age| age > Duration::from_secs(10))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_peer_said_before_it_hung_up_is_read_although_nothing_can_be_written() {
+        // Which of the two is found first is left to chance.
+        for _ in 0..32 {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+            let (ours, theirs) = rustix::net::socketpair(family, kind, flags, None).unwrap();
+            let bells = LinkFrame::Bells {
+                count: 1,
+                needs_fences: false,
+            };
+            let said = [bells, LinkFrame::Closed { channel: 5 }];
+            let page = std::fs::File::open("/dev/null").unwrap();
+            for (frame, descriptors) in said.iter().zip([&[page.as_fd()][..], &[]]) {
+                let word = wire::encode(Kind::Link, frame).unwrap();
+                try_send(theirs.as_fd(), &word, descriptors).unwrap();
+            }
+            drop(theirs);
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            let socket = watched(Arc::new(ours), interest).unwrap();
+            let link = HostLink::new(NodeId(1), Arc::clone(socket.get_ref()));
+            link.send_closed(7);
+            let (events, mut heard) = mpsc::channel(8);
+            let error = run(&socket, &link, &events).await;
+            assert!(is_hang_up(&error), "{error}");
+            for expected in said {
+                let event = heard.try_recv();
+                let Ok(LinkEvent::Frame { frame, .. }) = event else {
+                    panic!("{event:?}");
+                };
+                assert_eq!(frame, expected);
+            }
+        }
+    }
 }

@@ -108,12 +108,21 @@ pub struct Attach {
     pub block_ns: Option<u64>,
     /// Parked word of the subscriber.
     pub bell: u32,
+    /// Most messages it wants of those sent before.
+    pub history: u32,
+    /// None of them before this one.
+    pub from: u64,
+    /// Age in nanoseconds beyond which it does not want a message.
+    pub lifespan_ns: Option<u64>,
+    /// The subscription, if it is one to several topics, which it gets in the order of the node.
+    pub merged_as: Option<u32>,
 }
 
 impl Attach {
     fn check(&self) -> Result<(), Error> {
         let is_fine = (1..=DEPTH_MAX).contains(&self.depth)
             && self.held_max <= HELD_MAX
+            && self.history <= self.depth
             && !(self.overwrites && self.block_ns.is_some());
         if is_fine {
             Ok(())
@@ -252,6 +261,10 @@ mod tests {
             overwrites: true,
             block_ns: None,
             bell: 0,
+            history: 4,
+            from: 0,
+            lifespan_ns: Some(1),
+            merged_as: None,
         }
     }
 
@@ -299,6 +312,11 @@ mod tests {
             let attach = packet(&LinkFrame::Attach(Attach { depth, ..attach() }));
             assert!(refused(&[(&bells, 1), (&attach, 2)]), "{depth}");
         }
+        let attach = packet(&LinkFrame::Attach(Attach {
+            history: 5,
+            ..attach()
+        }));
+        assert!(refused(&[(&bells, 1), (&attach, 2)]), "beyond the ring");
         for garbage in [&b""[..], b"sM", b"GET / HTTP", &[0; 128]] {
             assert!(refused(&[(garbage, 0)]));
         }

@@ -3,12 +3,16 @@
 //! A frame is a header of 16 bytes and a body in MessagePack. The header is checked, and its length
 //! compared with the limit, before anything is reserved for the body. Messages of topics travel
 //! like this on network links only, as frames of their own kind: a header of 32 bytes and the
-//! payload as it is, or compressed where both ends offered that. On one host they stay in shared
-//! memory. Credit, which is said every few messages, has a form of its own as well.
+//! payload as it is, or compressed where both ends offered that; large ones in fragments, between
+//! which others may go. On one host they stay in shared memory. Credit, which is said every few
+//! messages, has a form of its own as well.
+
+mod fragment;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use self::fragment::{FRAGMENT_HEADER_BYTES, FragmentHeader};
 use crate::limits::{COMPRESS_BYTES_MAX, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, PACKED_RATIO_MAX};
 
 /// Bytes of a header: magic (2), kind (1), reserved (1), length (4), reserved (8).
@@ -32,6 +36,10 @@ pub enum Kind {
     Credit,
     /// A message of a topic whose payload is compressed.
     Packed,
+    /// The beginning of a message whose payload follows in fragments.
+    Beginning,
+    /// A part of such a payload.
+    Fragment,
 }
 
 impl Kind {
@@ -43,6 +51,8 @@ impl Kind {
             Self::Message => 4,
             Self::Credit => 5,
             Self::Packed => 6,
+            Self::Beginning => 7,
+            Self::Fragment => 8,
         }
     }
 
@@ -54,6 +64,8 @@ impl Kind {
             4 => Some(Self::Message),
             5 => Some(Self::Credit),
             6 => Some(Self::Packed),
+            7 => Some(Self::Beginning),
+            8 => Some(Self::Fragment),
             _ => None,
         }
     }
@@ -83,6 +95,14 @@ pub enum WireError {
         /// Its bytes.
         packed_len: usize,
         /// What it is said to stand for.
+        len: usize,
+    },
+    /// A part of a message that cannot be one, or a message too small to be cut.
+    #[error("fragment of {len} bytes, {wire_len} as it is sent")]
+    Fragment {
+        /// Its bytes as they are sent.
+        wire_len: usize,
+        /// Bytes of the payload.
         len: usize,
     },
     /// A body that cannot be read.
@@ -135,7 +155,7 @@ pub fn decode(bytes: &[u8]) -> Result<Option<Frame<'_>>, WireError> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
         return Ok(None);
     };
-    let is_frame = |kind: &Kind| !matches!(kind, Kind::Message | Kind::Credit | Kind::Packed);
+    let is_frame = |kind: &Kind| kind.code() <= Kind::Link.code();
     let kind = Kind::of_code(header[2]).filter(is_frame);
     let kind = kind.ok_or(WireError::Kind(header[2]))?;
     let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
@@ -268,6 +288,9 @@ pub struct Credit {
 }
 
 impl Credit {
+    /// Instead of a channel: how many bytes of fragments were read, of all channels together.
+    pub const OF_FRAGMENTS: u64 = u64::MAX;
+
     /// As bytes.
     #[must_use]
     pub fn encode(&self) -> [u8; CREDIT_BYTES] {
@@ -291,6 +314,10 @@ pub enum Item<'a> {
     Credit(Credit),
     /// The same of a message whose payload is compressed.
     Packed(PackedHeader),
+    /// A message begins; its payload follows in fragments.
+    Beginning(MessageHeader),
+    /// The header of a fragment; its bytes follow, perhaps later.
+    Fragment(FragmentHeader),
 }
 
 /// Looks for a frame or a message's header at the start of `bytes`; `None` if more are needed.
@@ -302,13 +329,13 @@ pub fn decode_item(bytes: &[u8]) -> Result<Option<Item<'_>>, WireError> {
     let kind = bytes.get(2).filter(|_| bytes.starts_with(&MAGIC));
     let kind = kind.and_then(|code| Kind::of_code(*code));
     if kind != Some(Kind::Message) {
-        if kind == Some(Kind::Credit) {
-            return Ok(bytes.first_chunk().map(|bytes| Item::Credit(credit(bytes))));
-        }
-        if kind == Some(Kind::Packed) {
-            return Ok(PackedHeader::decode(bytes)?.map(Item::Packed));
-        }
-        return Ok(decode(bytes)?.map(Item::Frame));
+        return Ok(match kind {
+            Some(Kind::Credit) => bytes.first_chunk().map(|bytes| Item::Credit(credit(bytes))),
+            Some(Kind::Packed) => PackedHeader::decode(bytes)?.map(Item::Packed),
+            Some(Kind::Beginning) => MessageHeader::decode_beginning(bytes)?.map(Item::Beginning),
+            Some(Kind::Fragment) => FragmentHeader::decode(bytes)?.map(Item::Fragment),
+            _ => decode(bytes)?.map(Item::Frame),
+        });
     }
     let Some(header) = bytes.first_chunk() else {
         return Ok(None);

@@ -21,10 +21,10 @@ impl<C: Codec<T>, T: Send + 'static> Publisher<Coded<C, T>> {
     ///
     /// # Errors
     /// [`Error::ArenaFull`] and the like for messages that do not fit inline, [`Error::TooLarge`],
-    /// [`Error::Encode`]. Nothing is sent then.
+    /// [`Error::Encode`]. Nothing is sent then. [`Error::Closed`] if the node is closed.
     pub fn publish(&mut self, value: &T) -> Result<Sent, Error> {
         let draft = self.encode_if_heard(value)?;
-        Ok(self.outbox.send(draft))
+        self.outbox.send(draft)
     }
 
     /// The same, waiting asynchronously.

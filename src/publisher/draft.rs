@@ -1,7 +1,6 @@
 //! A message being written: inline while it is small, in a chunk from then on.
 
 use core::marker::PhantomData;
-use core::ops::{Deref, DerefMut};
 use std::io;
 
 use rkyv::rancor::{self, Fallible, Source as _};
@@ -244,7 +243,7 @@ struct Unwritable;
 
 /// A message that is written in place, before it is sent. Dropping it gives its memory back.
 ///
-/// For [`Raw`](crate::Raw) topics it derefs to its bytes. For typed topics write the value with
+/// For topics of [`Bytes`](crate::Bytes) it derefs to these. For typed topics write the value with
 /// [`write`](Loan::write), or the archived form through [`bytes_mut`](Loan::bytes_mut).
 #[derive(Debug)]
 #[must_use = "a loan that is dropped is given back unsent"]
@@ -263,19 +262,6 @@ impl<P> Loan<P> {
     /// The bytes, to be written.
     #[must_use]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        self.draft.bytes_mut()
-    }
-}
-
-impl Deref for Loan<crate::Raw> {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        self.draft.bytes()
-    }
-}
-
-impl DerefMut for Loan<crate::Raw> {
-    fn deref_mut(&mut self) -> &mut [u8] {
         self.draft.bytes_mut()
     }
 }

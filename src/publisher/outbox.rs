@@ -5,18 +5,20 @@
 //! for them. On the steady path nothing is locked, allocated or asked of the system.
 
 mod memory;
+mod room;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use shmesh_shm::{
     Arena, Chunk, ChunkId, ChunkRef, Counter, Counters, Head, Parker, Producer, PushError, Segment,
     SegmentStore, monotonic_ns,
 };
 
+use self::room::Waiting;
 use super::draft::Draft;
+use super::history::History;
 use crate::balance::{Channels, Groups};
 use crate::endpoint::{ChannelKey, PublisherEvent, PublisherShared, TxChannel};
 use crate::error::Error;
@@ -38,7 +40,7 @@ pub struct Sent {
 
 /// A message on its way: where its payload is.
 #[derive(Clone, Copy, Debug)]
-enum Payload<'a> {
+pub(super) enum Payload<'a> {
     Inline(&'a [u8]),
     Chunk { place: ChunkRef, id: ChunkId },
 }
@@ -73,12 +75,13 @@ impl Reach {
     }
 }
 
-/// A message that still waits for room somewhere.
-#[derive(Debug)]
-struct Waiting {
-    head: Head,
-    started: Instant,
-    reach: Reach,
+/// What messages say of when they were sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stamping {
+    Nothing,
+    Time,
+    /// The time, made one that no other message of the node has.
+    Order,
 }
 
 #[derive(Debug)]
@@ -97,7 +100,13 @@ pub(crate) struct Outbox {
     changes: u64,
     /// Nodes of a group that went: with which number their next message would have gone on.
     departed: VecDeque<(NodeId, u64)>,
-    is_stamping: bool,
+    stamping: Stamping,
+    /// While nobody merges.
+    stamping_alone: Stamping,
+    /// True when the node is closed.
+    is_over: bool,
+    /// True if it has a history.
+    is_keeping: bool,
     parker: Parker,
     bell: AsyncBell,
 }
@@ -114,6 +123,15 @@ impl Outbox {
         let arena = Arena::new(SegmentStore, arena_bytes_max);
         let bell = AsyncBell::default();
         let channels = Vec::new();
+        let stamping = if is_stamping {
+            Stamping::Time
+        } else {
+            Stamping::Nothing
+        };
+        let is_keeping = shared.history.is_some();
+        if is_keeping {
+            shared.inbox.pin();
+        }
         Self {
             shared,
             counters,
@@ -125,17 +143,26 @@ impl Outbox {
             groups,
             changes: 0,
             departed: VecDeque::new(),
-            is_stamping,
+            stamping,
+            stamping_alone: stamping,
+            is_over: false,
+            is_keeping,
             parker,
             bell,
         }
     }
 
-    /// True if anybody listens.
+    /// True if anybody listens, or may ask for the message later.
     #[inline]
     pub(crate) fn has_listeners(&mut self) -> bool {
         self.take_news();
-        !self.channels.is_empty()
+        self.is_keeping || !self.channels.is_empty()
+    }
+
+    /// True when the node is closed. Who sends need not ask.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.take_news();
+        self.is_over
     }
 
     /// Touches what the first message will touch, so that it is in this core's cache by then.
@@ -154,13 +181,19 @@ impl Outbox {
 
     /// Sends to everybody, waiting on this thread where a subscription asked for it.
     #[inline]
-    pub(crate) fn send(&mut self, mut draft: Draft) -> Sent {
-        self.take_news();
-        let head = self.next_head();
+    pub(crate) fn send(&mut self, mut draft: Draft) -> Result<Sent, Error> {
         let (sent, chunk) = match draft.take_chunk() {
-            None => (self.send_words(head, draft.inline()), None),
+            None => {
+                let Some(head) = self.begin(Payload::Inline(draft.inline())) else {
+                    return Err(self.refuse(draft, None));
+                };
+                (self.send_words(head, draft.inline()), None)
+            }
             Some((chunk, len)) => {
                 let (payload, id) = self.publish(chunk, len);
+                let Some(head) = self.begin(payload) else {
+                    return Err(self.refuse(draft, Some(id)));
+                };
                 let (mut reach, is_blocked) = self.offer(head, payload);
                 if is_blocked {
                     reach = self.wait_for_room(head, payload, reach);
@@ -169,7 +202,14 @@ impl Outbox {
             }
         };
         self.finish(draft, chunk);
-        sent
+        Ok(sent)
+    }
+
+    /// The node is closed: nothing is sent.
+    #[cold]
+    fn refuse(&mut self, draft: Draft, chunk: Option<ChunkId>) -> Error {
+        self.finish(draft, chunk);
+        Error::Closed
     }
 
     /// Sends to the channels of which `is_for` says so, without waiting.
@@ -223,10 +263,11 @@ impl Outbox {
 
     /// Sends `bytes`, which fit inline, to everybody. The shortest way.
     #[inline]
-    pub(crate) fn send_inline(&mut self, bytes: &[u8]) -> Sent {
-        self.take_news();
-        let head = self.next_head();
-        self.send_words(head, bytes)
+    pub(crate) fn send_inline(&mut self, bytes: &[u8]) -> Result<Sent, Error> {
+        let Some(head) = self.begin(Payload::Inline(bytes)) else {
+            return Err(Error::Closed);
+        };
+        Ok(self.send_words(head, bytes))
     }
 
     #[inline(always)]
@@ -248,14 +289,15 @@ impl Outbox {
     /// Sends to everybody, waiting asynchronously. Dropping the future while it waits counts the
     /// message as dropped for those that had no room.
     pub(crate) async fn send_async(&mut self, mut draft: Draft) -> Result<Sent, Error> {
-        self.take_news();
-        let head = self.next_head();
         let (payload, chunk) = match draft.take_chunk() {
             None => (Payload::Inline(draft.inline()), None),
             Some((chunk, len)) => {
                 let (payload, id) = self.publish(chunk, len);
                 (payload, Some(id))
             }
+        };
+        let Some(head) = self.begin(payload) else {
+            return Err(self.refuse(draft, chunk));
         };
         let (mut reach, is_blocked) = self.offer(head, payload);
         if is_blocked {
@@ -296,13 +338,77 @@ impl Outbox {
         (Payload::Chunk { place, id }, id)
     }
 
+    /// Takes the news and gives the next message its head; none when the node is closed. That is
+    /// news that stays, so it costs an open one nothing.
+    #[inline(always)]
+    fn begin(&mut self, payload: Payload<'_>) -> Option<Head> {
+        if self.shared.inbox.is_raised() {
+            // In words: handed on whole, it would be stored in memory at every message.
+            return match payload {
+                Payload::Inline(bytes) => self.begin_inline(bytes),
+                Payload::Chunk { place, id } => self.begin_chunk(id, place.offset, place.len),
+            };
+        }
+        Some(self.next_head())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn begin_inline(&mut self, bytes: &[u8]) -> Option<Head> {
+        self.begin_with_news(Payload::Inline(bytes))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn begin_chunk(&mut self, id: ChunkId, offset: u64, len: u32) -> Option<Head> {
+        let place = ChunkRef {
+            segment: id.segment,
+            offset,
+            len,
+        };
+        self.begin_with_news(Payload::Chunk { place, id })
+    }
+
+    fn begin_with_news(&mut self, payload: Payload<'_>) -> Option<Head> {
+        if self.is_keeping {
+            return self.keep(payload);
+        }
+        self.take_news();
+        (!self.is_over).then(|| self.next_head())
+    }
+
+    /// The same, and keeps the message for those who come later.
+    fn keep(&mut self, payload: Payload<'_>) -> Option<Head> {
+        let shared = Arc::clone(&self.shared);
+        let mut kept = shared.history.as_ref().map(History::lock);
+        // Under the lock, as `History` demands.
+        self.take_news();
+        if self.is_over {
+            return None;
+        }
+        let head = self.next_head();
+        if let Some(kept) = &mut kept {
+            if let Payload::Chunk { id, .. } = payload {
+                self.arena.retain(id);
+            }
+            if let Some(forgotten) = kept.push(head, payload) {
+                self.arena.release(forgotten);
+            }
+        }
+        Some(head)
+    }
+
     #[inline]
     fn next_head(&mut self) -> Head {
         let sequence = self.sequence;
         self.sequence += 1;
         Head {
             sequence,
-            sent_ns: if self.is_stamping { monotonic_ns() } else { 0 },
+            sent_ns: match self.stamping {
+                Stamping::Nothing => 0,
+                Stamping::Time => monotonic_ns(),
+                Stamping::Order => self.shared.order.stamp(monotonic_ns()),
+            },
         }
     }
 
@@ -365,128 +471,6 @@ impl Outbox {
         self.groups.key = key;
     }
 
-    fn is_blocked(&self) -> bool {
-        self.channels.iter().any(|channel| channel.is_blocked)
-    }
-
-    /// Tries the channels that had no room again, and gives up those whose deadline has passed.
-    fn retry(&mut self, waiting: &mut Waiting, payload: Payload<'_>, now: Instant) {
-        let waited = now.saturating_duration_since(waiting.started);
-        for channel in self
-            .channels
-            .iter_mut()
-            .filter(|channel| channel.is_blocked)
-        {
-            channel.wake.relieve();
-            match push(&mut self.arena, channel, waiting.head, payload) {
-                Ok(()) => {
-                    channel.is_blocked = false;
-                    waiting.reach.listeners += 1;
-                    channel.wake.wake(payload.len());
-                }
-                Err(PushError::Full) if channel.deadline.is_some_and(|max| waited < max) => {}
-                Err(PushError::Full) => {
-                    channel.is_blocked = false;
-                    channel.producer.count_dropped();
-                    channel.wake.wake(payload.len());
-                    waiting.reach.refused += 1;
-                    self.counters.add(Counter::LostDropped, 1);
-                }
-                Err(PushError::Corrupt(corrupt)) => give_up(&self.shared, channel, &corrupt),
-            }
-        }
-    }
-
-    /// Waits on this thread for the channels that had no room.
-    #[cold]
-    #[inline(never)]
-    fn wait_for_room(&mut self, head: Head, payload: Payload<'_>, reach: Reach) -> Reach {
-        let started = Instant::now();
-        let mut waiting = Waiting {
-            head,
-            started,
-            reach,
-        };
-        // A subscriber that is reading makes room within a few messages: look again a while, more
-        // and more seldom so as not to take its cursor's line away from it, before sleeping.
-        for round in 0..SPIN_ROUNDS {
-            for _ in 0..SPINS_PER_ROUND.min(1 << (round / 4).min(16)) {
-                std::hint::spin_loop();
-            }
-            self.retry(&mut waiting, payload, started);
-            if !self.is_blocked() {
-                return waiting.reach;
-            }
-        }
-        while self.is_blocked() {
-            self.parker.begin_park();
-            self.retry(&mut waiting, payload, Instant::now());
-            if self.is_blocked() {
-                let latest = self.latest_deadline(started);
-                let left = latest.saturating_duration_since(Instant::now());
-                if let Err(error) = self.parker.wait(Some(left.min(PARK_MAX))) {
-                    tracing::warn!(%error, "cannot sleep while waiting for room");
-                    std::thread::yield_now();
-                }
-            }
-            self.parker.end_park();
-            self.take_news();
-        }
-        waiting.reach
-    }
-
-    /// Waits asynchronously for the channels that had no room.
-    async fn wait_asleep(
-        &mut self,
-        mut waiting: Waiting,
-        payload: Payload<'_>,
-        chunk: Option<ChunkId>,
-    ) -> Result<Reach, Error> {
-        let latest = self.latest_deadline(waiting.started);
-        let mut guard = Abandon {
-            outbox: self,
-            chunk,
-        };
-        let poll = |cx: &mut Context<'_>| guard.outbox.poll_room(cx, &mut waiting, payload);
-        let waited = tokio::time::timeout_at(latest.into(), std::future::poll_fn(poll)).await;
-        if let Ok(Err(error)) = waited {
-            return Err(error);
-        }
-        guard.outbox.retry(&mut waiting, payload, Instant::now());
-        // Sent, as far as it could be: the chunk is released as that of any message.
-        guard.chunk = None;
-        Ok(waiting.reach)
-    }
-
-    fn poll_room(
-        &mut self,
-        cx: &mut Context<'_>,
-        waiting: &mut Waiting,
-        payload: Payload<'_>,
-    ) -> Poll<Result<(), Error>> {
-        loop {
-            self.take_news();
-            self.parker.begin_park();
-            self.retry(waiting, payload, Instant::now());
-            if !self.is_blocked() {
-                self.parker.end_park();
-                return Poll::Ready(Ok(()));
-            }
-            std::task::ready!(self.bell.poll_rung(cx, &self.parker))?;
-            self.parker.end_park();
-        }
-    }
-
-    /// When the last of the waited-for channels is given up.
-    fn latest_deadline(&self, started: Instant) -> Instant {
-        let blocked = self.channels.iter().filter(|channel| channel.is_blocked);
-        let longest = blocked
-            .filter_map(|channel| channel.deadline)
-            .max()
-            .unwrap_or_default();
-        started + longest
-    }
-
     #[inline]
     fn take_news(&mut self) {
         if self.shared.inbox.is_full() {
@@ -502,8 +486,14 @@ impl Outbox {
                 PublisherEvent::Add(channel) => self.add_channel(*channel),
                 PublisherEvent::Remove(key) => self.remove_channel(key),
                 PublisherEvent::Died(node) => self.forget_samples_of(node),
+                PublisherEvent::Over => self.end(),
             }
         }
+        self.stamping = if self.channels.iter().any(|channel| channel.is_merged) {
+            Stamping::Order
+        } else {
+            self.stamping_alone
+        };
         for channel in &mut self.channels {
             channel.is_passed_over = false;
         }
@@ -516,6 +506,22 @@ impl Outbox {
             .set(Counter::Peers, self.channels.len() as u64);
     }
 
+    /// The node is closed. What is in the rings stays readable.
+    fn end(&mut self) {
+        self.is_over = true;
+        // Each message comes by where that is looked at from now on.
+        self.shared.inbox.pin();
+        for channel in self
+            .channels
+            .iter_mut()
+            .filter(|channel| channel.is_blocked)
+        {
+            channel.producer.count_dropped();
+            self.counters.add(Counter::LostDropped, 1);
+        }
+        self.channels.clear();
+    }
+
     fn add_channel(&mut self, mut channel: TxChannel) {
         let node = channel.key.subscriber_node;
         let departed = self.departed.iter().find(|(known, _)| *known == node);
@@ -523,9 +529,15 @@ impl Outbox {
             // What was sent meanwhile was not for it.
             channel.passed_over = self.sequence - next;
         }
-        channel
-            .producer
-            .begin(self.sequence.wrapping_sub(channel.passed_over));
+        if channel.is_begun {
+            // What the driver lent of the history, under the publisher's own numbers.
+            channel.passed_over = 0;
+            let lent = channel.producer.lent();
+            lent.for_each(|id| self.arena.retain(id));
+        } else {
+            let first = self.sequence.wrapping_sub(channel.passed_over);
+            channel.producer.begin(first);
+        }
         channel.producer.warm();
         self.channels.push(channel);
     }
@@ -600,33 +612,6 @@ impl Channels for ToChoose<'_> {
     }
 }
 
-/// What a cancelled send leaves behind is cleared up here.
-struct Abandon<'a> {
-    outbox: &'a mut Outbox,
-    chunk: Option<ChunkId>,
-}
-
-impl Drop for Abandon<'_> {
-    fn drop(&mut self) {
-        let Outbox {
-            channels,
-            arena,
-            parker,
-            counters,
-            ..
-        } = &mut *self.outbox;
-        for channel in channels.iter_mut().filter(|channel| channel.is_blocked) {
-            channel.is_blocked = false;
-            channel.producer.count_dropped();
-            counters.add(Counter::LostDropped, 1);
-        }
-        if let Some(id) = self.chunk {
-            arena.release(id);
-        }
-        parker.end_park();
-    }
-}
-
 #[inline(always)]
 fn push(
     arena: &mut Arena<SegmentStore>,
@@ -653,7 +638,7 @@ fn push(
 #[cold]
 fn give_up(shared: &Arc<PublisherShared>, channel: &mut TxChannel, corrupt: &shmesh_shm::Corrupt) {
     let (topic, subscriber) = (&shared.endpoint.topic, &channel.subscriber_name);
-    tracing::warn!(topic, subscriber, %corrupt, "channel ended");
+    tracing::warn!(target: "shmesh::channel", topic, subscriber, %corrupt, "channel ended");
     channel.is_blocked = false;
     shared.remove(channel.key);
 }
@@ -662,10 +647,3 @@ const _: () = assert!(MESSAGE_BYTES_MAX < u32::MAX as usize);
 
 /// Lent chunks of a channel from which on those that came back are looked for.
 const COLLECT_AT: usize = 8;
-/// Looks for room before a publisher sleeps: some microseconds.
-const SPIN_ROUNDS: u32 = 200;
-/// Pauses between two looks, at most.
-const SPINS_PER_ROUND: u32 = 64;
-/// Longest sleep before it looks for itself. Not needed for waking up, which models prove; it
-/// bounds the damage of a kernel or peer that breaks its word.
-const PARK_MAX: Duration = Duration::from_secs(1);

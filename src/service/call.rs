@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::time::{Sleep, sleep_until};
 
-use super::caller::Reply;
+use super::caller::{Reply, To};
 use super::{CallError, CallId, Caller};
 use crate::endpoint::lock;
 use crate::error::Error;
@@ -96,6 +96,33 @@ impl<Q: Body, R: Payload> Client<Q, R> {
     /// As [`Caller::tell`].
     pub fn tell(&self, request: &Q::In) -> Result<(), CallError> {
         lock(&self.shared).caller.tell(request)
+    }
+
+    /// Sends a request to one node, by its name or id; the reply comes from what this gives.
+    ///
+    /// # Errors
+    /// As [`Caller::start_to`].
+    pub fn start_to<'a>(
+        &self,
+        node: impl Into<To<'a>>,
+        request: &Q::In,
+    ) -> Result<Calling<Q, R>, CallError> {
+        let mut shared = lock(&self.shared);
+        let id = shared.caller.start_to(node, request)?;
+        Ok(self.calling(&mut shared, id))
+    }
+
+    /// Sends a request that has no reply to one node, by its name or id.
+    ///
+    /// # Errors
+    /// As [`Caller::tell_to`].
+    pub fn tell_to<'a>(&self, node: impl Into<To<'a>>, request: &Q::In) -> Result<(), CallError> {
+        lock(&self.shared).caller.tell_to(node, request)
+    }
+
+    /// Ready when a provider comes or goes after this was called.
+    pub(super) fn changed(&self) -> impl Future<Output = Result<(), Error>> + use<Q, R> {
+        lock(&self.shared).caller.changed()
     }
 
     fn calling(&self, shared: &mut Shared<Q, R>, id: CallId) -> Calling<Q, R> {

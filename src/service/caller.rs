@@ -1,27 +1,33 @@
 //! The calling end of a service.
 
+mod incoming;
+mod named;
+
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use shmesh_shm::Received;
-
+pub use self::named::To;
 use super::{CallError, HEAD_BYTES, Head, Kind, REPLIES, REQUESTS, RING_DEPTH_MIN};
 use crate::balance::{Balance, Channels, Groups};
 use crate::endpoint::Overflow;
 use crate::error::{Error, RecvError};
 use crate::id::NodeId;
 use crate::limits::{CALLS_MAX, HELD_DEFAULT};
-use crate::message::{Body, Enveloped, Payload, Validation};
+use crate::message::{Body, Enveloped, Payload};
+use crate::metrics::CallMeter;
 use crate::node::Node;
 use crate::publisher::{ArchiveWriter, Publisher};
 use crate::sample::Sample;
 use crate::subscriber::Subscriber;
+use crate::topology::TopicType;
 
 /// How a caller calls.
 pub(super) struct Settings {
     pub(super) timeout: Duration,
     pub(super) in_flight_max: u32,
     pub(super) balance: Balance,
+    /// Of the requests, where `Q` does not say it.
+    pub(super) ty: Option<TopicType>,
 }
 
 /// Names a call of its caller.
@@ -36,17 +42,28 @@ struct Known {
     /// Our channel for its replies.
     reply_to: u64,
     is_chosen: bool,
+    /// True when it said that it takes no more calls.
+    is_closing: bool,
     under_way: u64,
 }
 
 /// A call that waits for its reply.
 #[derive(Debug)]
-struct Call {
+pub(crate) struct Call {
     id: CallId,
     provider: NodeId,
     /// When it is given up.
     until: Instant,
     timeout: Duration,
+}
+
+impl Call {
+    /// How long it has been under way.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn age(&self) -> Duration {
+        let left = self.until.saturating_duration_since(Instant::now());
+        self.timeout.saturating_sub(left)
+    }
 }
 
 /// The calling end of a service. One thread at a time; [`Client`](super::Client) is for
@@ -76,6 +93,7 @@ pub struct Caller<Q: Body, R: Payload> {
     timeout: Duration,
     in_flight_max: u32,
     guess: usize,
+    meter: CallMeter,
     /// Calls whose end is to be told, with why.
     pub(super) ended: Vec<(CallId, CallError)>,
 }
@@ -92,6 +110,7 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
             timeout,
             in_flight_max: max,
             balance,
+            ty,
         } = settings;
         let topic = |first: &str| format!("{first}{}", service.trim_start_matches('/'));
         let replies = node.subscriber::<Enveloped<R>>(&topic(REPLIES));
@@ -102,12 +121,17 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
         replies.report_changes();
         let requests = node.publisher::<Enveloped<Q>>(&topic(REQUESTS));
         let requests = requests.without_timestamps().balance(Balance::Everybody);
+        let requests = match ty {
+            Some(ty) => requests.announcing(ty),
+            None => requests,
+        };
         let requests = requests.build()?;
         // Ids are random.
         #[allow(clippy::cast_possible_truncation)]
         let seed = node.id().0 as u64;
         Ok(Self {
             groups: Groups::new(balance, false, seed),
+            meter: CallMeter::new(&node, &service),
             node,
             service,
             requests,
@@ -160,7 +184,7 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
 
     /// Ready when a provider comes or goes after this was called.
     pub(super) fn changed(&self) -> impl Future<Output = Result<(), Error>> + use<Q, R> {
-        let mut requests = self.requests.listeners();
+        let mut requests = self.requests.watch_listeners();
         let mut replies = self.replies.publishers_watch();
         let node = self.node.clone();
         async move {
@@ -174,7 +198,7 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
         }
     }
 
-    /// The same on this thread, without a runtime.
+    /// The same on this thread, without a runtime. Not to be called from async code.
     ///
     /// # Errors
     /// [`Error::Timeout`] after `timeout`, [`Error::Closed`] if the node is closed meanwhile.
@@ -238,8 +262,9 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
     /// [`CallError::TypeMismatch`]; memory and the like as with
     /// [`Publisher::publish`](crate::Publisher).
     pub fn start(&mut self, request: &Q::In) -> Result<CallId, CallError> {
-        let chosen = self.choose()?;
-        self.start_at(chosen, request)
+        let chosen = self.choose();
+        let started = chosen.and_then(|chosen| self.start_at(chosen, request));
+        started.inspect_err(|error| self.meter.ended(error))
     }
 
     /// Sends a request to every provider there is: as many replies come.
@@ -262,7 +287,8 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
         }
     }
 
-    /// Sends a request that has no reply to one of the providers.
+    /// Sends a request that has no reply to one of the providers. One that is about to end may not
+    /// carry it out, and nobody says so.
     ///
     /// # Errors
     /// As [`start`](Self::start).
@@ -291,7 +317,10 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
     }
 
     #[cold]
-    fn nobody(&self) -> CallError {
+    fn nobody(&mut self) -> CallError {
+        if self.requests.outbox.is_over() {
+            return Error::Closed.into();
+        }
         let service = self.service.clone();
         match self.requests.check_type() {
             Err(mismatch @ Error::TypeMismatch { .. }) => CallError::TypeMismatch(mismatch),
@@ -493,6 +522,7 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
     /// Gives up a call: its reply, if it comes, is dropped, and its provider told.
     pub fn cancel(&mut self, id: CallId) {
         let Some(call) = self.end(id) else { return };
+        self.meter.cancelled();
         self.tell_cancelled(&call);
     }
 
@@ -532,8 +562,7 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
             let Some(call) = self.end(id) else { continue };
             self.tell_cancelled(&call);
             let (service, timeout) = (self.service.clone(), call.timeout);
-            self.ended
-                .push((id, CallError::Timeout { service, timeout }));
+            self.note_end(id, CallError::Timeout { service, timeout });
         }
     }
 
@@ -547,11 +576,20 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
         let lost: Vec<CallId> = lost.map(|call| call.id).collect();
         for id in lost {
             let Some(call) = self.end(id) else { continue };
+            if self.requests.outbox.is_over() {
+                self.note_end(id, Error::Closed.into());
+                continue;
+            }
             let mut known = self.former.iter().chain(&self.providers);
             let known = known.find(|known| known.node == call.provider);
             let provider = known.map_or_else(String::new, |known| known.name.clone());
-            self.ended.push((id, CallError::ProviderLost { provider }));
+            self.note_end(id, CallError::ProviderLost { provider });
         }
+    }
+
+    fn note_end(&mut self, id: CallId, error: CallError) {
+        self.meter.ended(&error);
+        self.ended.push((id, error));
     }
 
     /// Looks who serves now, if that may have changed.
@@ -577,13 +615,14 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
             if !listeners.any(|listener| listener == node) {
                 continue;
             }
-            let under_way = known.iter().find(|known| known.node == node);
+            let before = known.iter().find(|known| known.node == node);
             self.providers.push(Known {
                 node,
                 name: name.to_owned(),
                 reply_to: channel,
                 is_chosen: false,
-                under_way: under_way.map_or(0, |known| known.under_way),
+                is_closing: before.is_some_and(|it| it.is_closing && it.reply_to == channel),
+                under_way: before.map_or(0, |known| known.under_way),
             });
         }
         for gone in known {
@@ -596,51 +635,13 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
         self.groups
             .regroup(nodes.map(|known| (known.node, known.name.as_str())));
     }
-
-    /// What a reply says, if somebody waits for it.
-    #[inline]
-    fn take_in(&mut self, mut received: Received) -> Option<Reply<R>> {
-        let head = Head::decode(received.take_front()?)?;
-        let id = CallId(head.call);
-        self.end(id)?;
-        let provider = || received.origin().node_name.clone();
-        let message = || String::from_utf8_lossy(received.bytes()).into_owned();
-        let reply = match head.kind {
-            Kind::Done => {
-                let name = provider();
-                return Some((id, found(received, name)));
-            }
-            Kind::Overloaded => CallError::Overloaded {
-                service: self.service.clone(),
-            },
-            Kind::Panicked => CallError::Panicked {
-                provider: provider(),
-                message: message(),
-            },
-            _ => CallError::Failed {
-                provider: provider(),
-                message: message(),
-            },
-        };
-        Some((id, Err(reply)))
-    }
-}
-
-fn found<R: Payload>(received: Received, provider: String) -> Result<Sample<R>, CallError> {
-    match R::find(received, Validation::InPlace) {
-        Ok(held) => Ok(Sample { held }),
-        Err(invalid) => Err(CallError::Invalid {
-            provider,
-            reason: invalid.0,
-        }),
-    }
 }
 
 struct ToChoose<'a>(&'a mut [Known]);
 
 impl Channels for ToChoose<'_> {
-    fn has_room(&mut self, _: usize) -> bool {
-        true
+    fn has_room(&mut self, idx: usize) -> bool {
+        !self.0[idx].is_closing
     }
     fn unread(&mut self, idx: usize) -> u64 {
         self.0[idx].under_way

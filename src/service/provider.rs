@@ -57,8 +57,7 @@ impl<Q: Payload, R: Body> ProviderBuilder<Q, R> {
     /// Makes the provider. Callers are found on their own.
     ///
     /// # Errors
-    /// A name or bound out of its limits; callers with other types; the service is provided by
-    /// this node already; no memory or descriptors.
+    /// A name or bound out of its limits; callers with other types; no memory or descriptors.
     pub fn build(self) -> Result<Provider<Q, R>, Error> {
         let Settings {
             handlers_max,
@@ -90,6 +89,7 @@ impl<Q: Payload, R: Body> ProviderBuilder<Q, R> {
         let mut requests = requests.max_held(held_max).build()?;
         requests.report_changes();
         Ok(Provider {
+            node: self.node,
             service: self.service,
             requests,
             replies,
@@ -126,7 +126,9 @@ pub struct ProviderStats {
     pub failed: u64,
     /// Of these, turned away because too many waited.
     pub overloaded: u64,
-    /// Of these, given up because their caller gave up or was gone.
+    /// Of these, turned away because it was about to end.
+    pub refused: u64,
+    /// Of these, given up because their caller gave up or was gone, or the node closed.
     pub cancelled: u64,
 }
 
@@ -204,6 +206,7 @@ pub(super) enum Taken<Q: Payload> {
 /// them. One thread at a time.
 #[derive(Debug)]
 pub struct Provider<Q: Payload, R: Body> {
+    pub(super) node: Node,
     service: String,
     requests: Subscriber<Enveloped<Q>>,
     replies: Publisher<Enveloped<R>>,
@@ -230,6 +233,10 @@ impl<Q: Payload, R: Body> Provider<Q, R> {
     /// ready at its first poll, as those without an `await` are, costs no task. A handler whose
     /// caller is gone, or gave up, is dropped at its next `await`. One that panics ends its call
     /// alone.
+    ///
+    /// When the node [closes](Node::close), requests that were taken are served within the
+    /// [grace period](crate::NodeBuilder::grace), and new ones turned away:
+    /// [`CallError::Closing`](super::CallError::Closing).
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -393,6 +400,7 @@ impl<Q: Payload, R: Body> Provider<Q, R> {
     pub(super) fn answer_failed(&mut self, to: Address, kind: Kind, message: &str) {
         match kind {
             Kind::Overloaded => self.stats.overloaded += 1,
+            Kind::Closing => self.stats.refused += 1,
             _ => self.stats.failed += 1,
         }
         if to.head.kind != Kind::Call {
@@ -411,7 +419,10 @@ impl<Q: Payload, R: Body> Provider<Q, R> {
             }
             Err(error) => {
                 let service = &self.service;
-                tracing::warn!(service, %error, "a caller cannot be told of a failure");
+                tracing::warn!(
+                    target: "shmesh::service",
+                    service, %error, "a caller cannot be told of a failure"
+                );
             }
         }
     }

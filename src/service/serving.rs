@@ -5,18 +5,19 @@ use std::borrow::Borrow;
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinError, JoinHandle, JoinSet};
 
 use super::Kind;
 use super::provider::{Address, Provider, ProviderStats, Request, Taken};
 use crate::endpoint::lock;
 use crate::error::RecvError;
+use crate::flow::life::{Control, Running};
+use crate::limits::CALLS_MAX;
 use crate::message::{Body, Payload};
 
 /// How much a provider takes on.
@@ -32,18 +33,10 @@ type Ended<V, E> = Result<Result<V, E>, String>;
 /// How a serving task ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It was told to.
+    /// It was told to, or its node closed.
     Stopped,
-    /// Its node was closed, or receiving failed.
+    /// Its node was gone already, or receiving failed.
     Failed(RecvError),
-}
-
-/// What a serving task is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Order {
-    Serve,
-    /// Take no more requests, finish those there are.
-    Drain,
 }
 
 /// Requests are served for as long as this lives; dropped, it ends the service at once, and
@@ -52,7 +45,8 @@ enum Order {
 #[must_use = "the service ends when this is dropped"]
 pub struct Serving {
     task: Option<JoinHandle<Outcome>>,
-    order: watch::Sender<Order>,
+    /// None if the node was closing already.
+    running: Option<Running>,
     stats: Arc<Mutex<ProviderStats>>,
 }
 
@@ -67,7 +61,8 @@ impl Serving {
         E: Display + Send + 'static,
         R::In: 'static,
     {
-        let (order, orders) = watch::channel(Order::Serve);
+        let started = Running::start(provider.node.shared(), provider.service().to_owned());
+        let (running, control) = started.ok().unzip();
         let stats = Arc::new(Mutex::new(ProviderStats::default()));
         let server = Server {
             provider,
@@ -77,10 +72,15 @@ impl Serving {
             pending: VecDeque::new(),
             stats: Arc::clone(&stats),
         };
-        let task = tokio::spawn(server.run(orders));
+        let task = tokio::spawn(async move {
+            match control {
+                Some(control) => server.run(control).await,
+                None => Outcome::Failed(RecvError::Closed),
+            }
+        });
         Self {
             task: Some(task),
-            order,
+            running,
             stats,
         }
     }
@@ -91,9 +91,13 @@ impl Serving {
         *lock(&self.stats)
     }
 
-    /// Takes no more requests, and ends when those that were taken are served, or after `grace`.
+    /// Turns new requests away ([`CallError::Closing`](super::CallError::Closing)), and ends when
+    /// those that were taken are served, or after `grace`. A node that closes does so with all it
+    /// serves.
     pub async fn drain(mut self, grace: Duration) -> Outcome {
-        self.order.send_replace(Order::Drain);
+        if let Some(running) = &self.running {
+            running.begin_to_stop();
+        }
         let Some(mut task) = self.task.take() else {
             return Outcome::Stopped;
         };
@@ -141,16 +145,26 @@ where
     V: Borrow<R::In> + Send + 'static,
     E: Display + Send + 'static,
 {
-    async fn run(mut self, mut orders: watch::Receiver<Order>) -> Outcome {
-        let mut is_draining = false;
+    async fn run(mut self, control: Control) -> Outcome {
+        let (mut over, mut overdue) = (pin!(control.over()), pin!(control.overdue_by_node()));
         loop {
+            let is_draining = control.is_over();
             if is_draining && self.running.is_empty() && self.pending.is_empty() {
+                self.turn_away_the_last();
                 return Outcome::Stopped;
             }
             tokio::select! {
                 biased;
                 Some(ended) = self.running.join_next_with_id() => self.finish(ended),
-                taken = self.provider.take(), if !is_draining => match taken {
+                () = &mut overdue, if is_draining => {
+                    let left = self.running.len() + self.pending.len();
+                    control.reports.note_cut_off(left);
+                    self.provider.stats.cancelled += left as u64;
+                    self.turn_away_the_last();
+                    return Outcome::Stopped;
+                }
+                taken = self.provider.take() => match taken {
+                    Ok(Taken::Request(request)) if is_draining => self.turn_away(request),
                     Ok(Taken::Request(request)) => self.accept(request),
                     Ok(Taken::Cancelled { caller, call }) => self.cancel(|address| {
                         (address.caller, address.head.call) == (caller, call)
@@ -164,13 +178,15 @@ where
                     }
                     Err(error @ (RecvError::Invalid { .. } | RecvError::Corrupt { .. })) => {
                         let service = self.provider.service();
-                        tracing::warn!(service, %error, "request left out");
+                        tracing::warn!(
+                            target: "shmesh::service",
+                            service, %error, "request left out"
+                        );
                     }
                     Err(error) => return Outcome::Failed(error),
                 },
-                changed = orders.changed(), if !is_draining => {
-                    is_draining = changed.is_err() || *orders.borrow() == Order::Drain;
-                }
+                // Last: while requests come it is looked at above, which costs less.
+                () = &mut over, if !is_draining => {}
             }
             *lock(&self.stats) = self.provider.stats;
         }
@@ -188,6 +204,23 @@ where
             drop(request);
             self.provider.answer_failed(address, Kind::Overloaded, "");
         }
+    }
+
+    fn turn_away(&mut self, request: Request<Q>) {
+        let address = request.return_address();
+        drop(request);
+        self.provider.answer_failed(address, Kind::Closing, "");
+    }
+
+    /// What has come by now is answered, too, but not for ever.
+    fn turn_away_the_last(&mut self) {
+        for _ in 0..CALLS_MAX {
+            match self.provider.try_recv() {
+                Ok(Some(request)) => self.turn_away(request),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        *lock(&self.stats) = self.provider.stats;
     }
 
     fn start(&mut self, request: Request<Q>) {
@@ -240,7 +273,10 @@ where
             Ok(Ok(value)) => {
                 if let Err(error) = self.provider.answer(address, value.borrow()) {
                     let service = self.provider.service();
-                    tracing::warn!(service, %error, "a reply could not be sent");
+                    tracing::warn!(
+                        target: "shmesh::service",
+                        service, %error, "a reply could not be sent"
+                    );
                 }
             }
             Ok(Err(error)) => {
@@ -249,7 +285,10 @@ where
             }
             Err(message) => {
                 let service = self.provider.service();
-                tracing::error!(service, message, "a handler panicked");
+                tracing::error!(
+                    target: "shmesh::service",
+                    service, message, "a handler panicked"
+                );
                 self.provider
                     .answer_failed(address, Kind::Panicked, &message);
             }

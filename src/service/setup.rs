@@ -8,8 +8,9 @@ use super::{Caller, Client};
 use crate::balance::Balance;
 use crate::error::Error;
 use crate::limits::{CALL_MS_DEFAULT, CALLS_DEFAULT, CALLS_MAX};
-use crate::message::{Body, Payload};
+use crate::message::{Body, Payload, Untyped};
 use crate::node::Node;
+use crate::topology::TopicType;
 
 /// Sets up a [`Caller`]; made by [`Node::caller`](crate::Node::caller).
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub struct CallerBuilder<Q, R> {
     timeout: Duration,
     in_flight_max: u32,
     balance: Balance,
+    ty: Option<TopicType>,
     carries: PhantomData<fn(Q) -> R>,
 }
 
@@ -31,6 +33,7 @@ impl<Q: Body, R: Payload> CallerBuilder<Q, R> {
             timeout: Duration::from_millis(CALL_MS_DEFAULT),
             in_flight_max: CALLS_DEFAULT,
             balance: Balance::default(),
+            ty: None,
             carries: PhantomData,
         }
     }
@@ -82,7 +85,17 @@ impl<Q: Body, R: Payload> CallerBuilder<Q, R> {
             timeout: self.timeout,
             in_flight_max: self.in_flight_max,
             balance: self.balance,
+            ty: self.ty,
         };
         Caller::new(self.node, self.service, settings)
+    }
+}
+
+impl<R: Payload> CallerBuilder<Untyped, R> {
+    /// What its requests are announced as; as those of [`Raw`](crate::Raw) unless set. Nobody
+    /// looks whether the bytes are that before the provider does.
+    pub fn ty(mut self, ty: TopicType) -> Self {
+        self.ty = Some(ty);
+        self
     }
 }

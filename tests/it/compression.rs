@@ -1,16 +1,12 @@
 //! Compressed payloads: where both ends want them and they help, whole, counted, and never more
 //! than they may be.
 
-use std::io::Write as _;
-use std::time::Duration;
-
 use shmesh::limits::{COMPRESS_BYTES_MAX, PACKED_RATIO_MAX};
-use shmesh::link::session::LinkFrame;
-use shmesh::link::wire::{Kind, MessageHeader, PackedHeader, encode};
+use shmesh::link::wire::{MessageHeader, PackedHeader};
 use shmesh::{Compression, Node, NodeBuilder, Overflow, Publisher, Raw, Subscriber, Transports};
 
 use crate::proxy::Proxy;
-use crate::stranger::{FakePublisher, Stranger, message};
+use crate::stranger::{FakePublisher, message};
 use crate::support::{Mesh, PATIENCE, eventually, free_address, is_intact, payload};
 
 /// Around the bound, around what is read at once, and the largest that is compressed and beyond.
@@ -233,19 +229,6 @@ fn block_of(number: u64, size: usize) -> Vec<u8> {
     lz4_flex::block::compress(&payload(number, size))
 }
 
-/// True if the node hangs up after that, though the link is not silent.
-fn is_cut_off(link: &mut Stranger, message: &[u8]) -> bool {
-    link.send(message);
-    let mut stream = link.stream.try_clone().unwrap();
-    let beat = encode(Kind::Link, &LinkFrame::Heartbeat).unwrap();
-    std::thread::spawn(move || {
-        while stream.write_all(&beat).is_ok() {
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    });
-    link.hear().is_none()
-}
-
 #[test]
 fn a_payload_that_is_none_ends_its_link_and_is_counted() {
     let mut victim = Victim::new(true);
@@ -274,7 +257,7 @@ fn a_payload_that_is_none_ends_its_link_and_is_counted() {
         link.send(&packed(channel, good, 3000, &block_of(good, 3000)));
         victim.must_get(good, 3000, good.min(1));
         assert!(
-            is_cut_off(&mut link, &packed(channel, good + 1, len, block)),
+            link.is_cut_off_by(&packed(channel, good + 1, len, block)),
             "{what}"
         );
         eventually("the channel is over", || {
@@ -308,7 +291,7 @@ fn lengths_that_cannot_be_end_the_link_at_the_header() {
         header[4..8].copy_from_slice(&bytes(len));
         header[32..].copy_from_slice(&bytes(packed_len));
         // Nothing follows that could be waited for.
-        assert!(is_cut_off(&mut link, &header), "{len} in {packed_len}");
+        assert!(link.is_cut_off_by(&header), "{len} in {packed_len}");
     }
     let (mut link, channel) = fake.link_that_packs(&victim.door, 0, true);
     link.send(&packed(channel, 0, 3000, &block));
@@ -322,7 +305,7 @@ fn nobody_has_to_take_what_was_not_agreed_on() {
         let fake = FakePublisher::join(&victim.mesh.address, 0);
         let (mut link, channel) = fake.link_that_packs(&victim.door, 0, theirs);
         let message = packed(channel, 0, 3000, &block_of(0, 3000));
-        assert!(is_cut_off(&mut link, &message), "{ours} {theirs}");
+        assert!(link.is_cut_off_by(&message), "{ours} {theirs}");
     }
 }
 

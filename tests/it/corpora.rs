@@ -4,12 +4,16 @@
 
 use std::path::Path;
 
+#[path = "../../fuzz/src/bag_files.rs"]
+mod bag_files;
 #[path = "../../fuzz/src/codec_values.rs"]
 mod codec_values;
 #[path = "../../fuzz/src/handshake.rs"]
 mod handshake;
 #[path = "../../fuzz/src/ring_ops.rs"]
 mod ring_ops;
+#[path = "../../fuzz/src/schema_walk.rs"]
+mod schema_walk;
 #[path = "../../fuzz/src/segment_attach.rs"]
 mod segment_attach;
 #[path = "../../fuzz/src/session_ops.rs"]
@@ -64,6 +68,16 @@ fn any_sequence_of_changes_is_the_same_mesh_for_all() {
 }
 
 #[test]
+fn any_bytes_are_read_by_any_schema_or_refused() {
+    replay("schema_walk", schema_walk::run);
+}
+
+#[test]
 fn any_bytes_are_a_value_or_refused() {
     replay("codec_values", codec_values::run);
+}
+
+#[test]
+fn any_bytes_are_a_recording_or_refused_in_bounded_memory() {
+    replay("bag_files", bag_files::run);
 }

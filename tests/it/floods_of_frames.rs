@@ -69,7 +69,7 @@ fn wishes_without_end_end_the_link_when_their_answers_are_not_read() {
     });
     assert!(is_over, "it is cut off");
     let risen = victim.memory_kb().saturating_sub(memory);
-    assert!(risen < 32 << 10, "{risen} KiB more");
+    assert!(risen < 8 << 10, "{risen} KiB more");
     victim.must_be_well();
 }
 
@@ -382,7 +382,7 @@ fn a_message_that_is_announced_and_does_not_come_takes_no_memory() {
     // They are silent from now on.
     eventually("all links are given up", || {
         let risen = memory_kb(victim.id()).saturating_sub(memory);
-        assert!(risen < 32 << 10, "{risen} KiB more");
+        assert!(risen < 8 << 10, "{risen} KiB more");
         number(&victim.ask("drain"), "publishers") == 0
     });
     drop(fakes);

@@ -151,6 +151,10 @@ fn attach(change: impl FnOnce(&mut Attach)) -> LinkFrame {
         overwrites: true,
         block_ns: None,
         bell: 0,
+        history: 0,
+        from: 0,
+        lifespan_ns: None,
+        merged_as: None,
     };
     change(&mut attach);
     LinkFrame::Attach(attach)

@@ -45,7 +45,7 @@ impl Stopped {
     fn engine_before(child: Puppet, order: &str) -> Self {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
         let is_engine = |task: &std::path::PathBuf| {
-            std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with("shmesh-"))
+            std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "shmesh")
         };
         let engine = tasks.map(|task| task.unwrap().path()).find(is_engine);
         let engine = engine.expect("the engine has a thread");

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use shmesh::{Node, NodeBuilder, Transports};
 
-use crate::support::Mesh;
+use crate::support::{Mesh, eventually};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Faults {
     /// Nothing goes through, and nothing is lost.
     is_held: AtomicBool,
@@ -21,6 +21,8 @@ struct Faults {
     connections: Mutex<Vec<TcpStream>>,
     /// That went through, both ways.
     bytes: AtomicU64,
+    /// Beyond so many, nothing goes through.
+    bytes_max: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -38,7 +40,14 @@ impl Proxy {
         let spare = TcpListener::bind("127.0.0.1:0").unwrap();
         let target = spare.local_addr().unwrap().to_string();
         drop(spare);
-        let faults = Arc::new(Faults::default());
+        let faults = Arc::new(Faults {
+            is_held: AtomicBool::default(),
+            is_trickling: AtomicBool::default(),
+            is_cutting: AtomicBool::default(),
+            connections: Mutex::default(),
+            bytes: AtomicU64::default(),
+            bytes_max: AtomicU64::new(u64::MAX),
+        });
         let (shared, behind) = (Arc::clone(&faults), target.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -64,32 +73,30 @@ impl Proxy {
         }
     }
 
-    /// A node of this process that is reached through the proxy: with an id so large that others
-    /// dial it.
+    /// A node of this process that is reached through the proxy: with an id so large that others,
+    /// who are in the mesh already, dial it.
     pub(crate) fn node_behind(&self, mesh: &Mesh, name: &str) -> Node {
-        self.node_behind_with(mesh, name, |builder| builder)
-    }
-
-    /// The same, set up further.
-    pub(crate) fn node_behind_with(
-        &self,
-        mesh: &Mesh,
-        name: &str,
-        set_up: impl Fn(NodeBuilder) -> NodeBuilder,
-    ) -> Node {
         loop {
-            let node = set_up(mesh.builder(name))
-                .transports(Transports::Network)
-                .listen(&self.target)
-                .advertise(&self.address)
-                .build_blocking()
-                .unwrap();
+            let node = self.node_behind_with(mesh, name, |builder| builder);
+            eventually("it knows the others", || !node.peers().is_empty());
             // Of random ids; who has the smaller one dials.
             if node.peers().iter().all(|(_, peer)| *peer < node.id()) {
                 return node;
             }
             node.close_blocking();
         }
+    }
+
+    /// A node that is reached through the proxy by those that have a smaller id; set up further.
+    pub(crate) fn node_behind_with(
+        &self,
+        mesh: &Mesh,
+        name: &str,
+        set_up: impl Fn(NodeBuilder) -> NodeBuilder,
+    ) -> Node {
+        let builder = set_up(mesh.builder(name)).transports(Transports::Network);
+        let builder = builder.listen(&self.target).advertise(&self.address);
+        builder.build_blocking().unwrap()
     }
 
     /// Bytes that went through so far, both ways.
@@ -99,6 +106,12 @@ impl Proxy {
 
     pub(crate) fn hold(&self, is_held: bool) {
         self.faults.is_held.store(is_held, Ordering::Release);
+    }
+
+    /// Lets so many more bytes through, and holds what comes then.
+    pub(crate) fn hold_after(&self, bytes: u64) {
+        let bytes_max = self.bytes().saturating_add(bytes);
+        self.faults.bytes_max.store(bytes_max, Ordering::Release);
     }
 
     pub(crate) fn trickle(&self, is_trickling: bool) {
@@ -137,7 +150,11 @@ fn forward(mut from: TcpStream, mut to: TcpStream, faults: &Faults) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(_) => break,
         };
-        while faults.is_held.load(Ordering::Acquire) {
+        let is_beyond = || {
+            let bytes = faults.bytes.load(Ordering::Acquire);
+            bytes >= faults.bytes_max.load(Ordering::Acquire)
+        };
+        while faults.is_held.load(Ordering::Acquire) || is_beyond() {
             std::thread::sleep(Duration::from_millis(5));
         }
         let is_cut = count > 100 && faults.is_cutting.swap(false, Ordering::AcqRel);

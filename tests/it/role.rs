@@ -7,16 +7,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use shmesh::{
-    AuthKey, Caller, Node, NodeBuilder, Overflow, Publisher, Raw, RecvError, Sample, Subscriber,
-    Transports,
+    AuthKey, Caller, Node, NodeBuilder, Overflow, Publisher, PublisherBuilder, Raw, RecvError,
+    Sample, Subscriber, Transports,
 };
 
+use crate::band::Band;
 use crate::support::{PATIENCE, is_intact, payload};
 
 #[derive(Default)]
 struct Role {
     node: Option<Node>,
     publisher: Option<Publisher<Raw>>,
+    band: Option<Band>,
     subscriber: Option<Subscriber<Raw>>,
     caller: Option<Caller<Raw, Raw>>,
     held: VecDeque<Sample<Raw>>,
@@ -48,7 +50,7 @@ fn play() {
     }
 }
 
-type Answer = Result<String, Box<dyn std::error::Error>>;
+pub(crate) type Answer = Result<String, Box<dyn std::error::Error>>;
 
 impl Role {
     fn act(&mut self, words: &[&str]) -> Answer {
@@ -60,9 +62,10 @@ impl Role {
                 self.node = Some(builder.build_blocking()?);
                 ok()
             }
-            ["pub", topic, arena] => {
+            ["pub", topic, arena, options @ ..] => {
                 let node = self.node.as_ref().ok_or("no node")?;
                 let publisher = node.publisher::<Raw>(topic).arena_bytes_max(arena.parse()?);
+                let publisher = options.iter().try_fold(publisher, choose_for_publisher)?;
                 self.publisher = Some(publisher.build()?);
                 ok()
             }
@@ -81,7 +84,6 @@ impl Role {
                 self.subscriber = Some(subscriber.max_held(held.parse()?).build()?);
                 ok()
             }
-            ["serve", ..] | ["calls", ..] => self.act_for_service(words),
             ["recv", count] => self.receive(count.parse()?, false),
             ["hold", count] => self.receive(count.parse()?, true),
             ["take"] => {
@@ -145,6 +147,12 @@ impl Role {
     fn act_as_publisher(&mut self, words: &[&str]) -> Answer {
         let ok = || Ok("ok".to_owned());
         match words {
+            ["end", how, address, dir] => crate::lifetime::play(&self.node, how, address, dir),
+            ["drain", words @ ..] => {
+                let node = self.node.as_ref().ok_or("no node")?;
+                crate::draining::play(node, words)
+            }
+            ["serve", ..] | ["calls", ..] => self.act_for_service(words),
             ["heard"] => {
                 self.publisher()?.wait_for_listener_blocking(PATIENCE)?;
                 ok()
@@ -187,6 +195,21 @@ impl Role {
                 loop {
                     self.send(64, size.parse()?)?;
                 }
+            }
+            ["band", prefix, count] => {
+                let node = self.node.as_ref().ok_or("no node")?;
+                self.band = Some(Band::new(node, prefix, count.parse()?));
+                ok()
+            }
+            ["play", count, size] => {
+                let band = self.band.as_mut().ok_or("no band")?;
+                band.wait_for_listeners();
+                Ok(format!("sent {}", band.play(count.parse()?, size.parse()?)))
+            }
+            ["storm", count] => {
+                let band = self.band.as_mut().ok_or("no band")?;
+                band.wait_for_listeners();
+                Ok(format!("sent {}", band.storm(count.parse()?)))
             }
             _ => Err(format!("unknown order {words:?}").into()),
         }
@@ -303,6 +326,19 @@ impl Role {
     }
 }
 
+/// Sets what an option of a `pub` order says.
+fn choose_for_publisher(
+    builder: PublisherBuilder<Raw>,
+    option: &&str,
+) -> Result<PublisherBuilder<Raw>, Box<dyn std::error::Error>> {
+    let (name, value) = option.split_once('=').unwrap_or((option, ""));
+    Ok(match name {
+        "history" => builder.history(value.parse()?),
+        "unstamped" => builder.without_timestamps(),
+        _ => return Err(format!("unknown option {option}").into()),
+    })
+}
+
 /// Sets what an option of a `node` order says.
 fn choose(builder: NodeBuilder, option: &&str) -> Result<NodeBuilder, Box<dyn std::error::Error>> {
     let (name, value) = option.split_once('=').unwrap_or((option, ""));
@@ -313,6 +349,7 @@ fn choose(builder: NodeBuilder, option: &&str) -> Result<NodeBuilder, Box<dyn st
         "key" => builder.auth_key(AuthKey::from_file(value)?),
         "listen" => builder.listen(value),
         "advertise" => builder.advertise(value),
+        "grace" => builder.grace(PATIENCE),
         "patient" => builder.join_timeout(PATIENCE),
         _ => return Err(format!("unknown option {option}").into()),
     })

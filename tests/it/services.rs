@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use shmesh::rkyv::{Archive, Serialize};
 use shmesh::service::{Provider, ProviderStats};
-use shmesh::{Balance, CallError, Caller, Error, Node, Raw, Serving, Transports};
+use shmesh::{Balance, CallError, Caller, Error, Message, Node, Raw, Serving, Transports};
 use tokio::sync::watch;
 
-use crate::support::{Mesh, PATIENCE, Puppet, eventually, is_intact, number, payload};
+use crate::support::{
+    Mesh, PATIENCE, Puppet, WAYS, Way, eventually, is_intact, number, payload, runtime,
+};
 
-#[derive(Archive, Serialize)]
+#[derive(Archive, Serialize, Message)]
 #[rkyv(crate = shmesh::rkyv)]
 struct Pair {
     left: i64,
@@ -17,30 +19,20 @@ struct Pair {
     note: String,
 }
 
-#[derive(Archive, Serialize)]
+#[derive(Archive, Serialize, Message)]
 #[rkyv(crate = shmesh::rkyv)]
 struct Sum {
     value: i64,
     note: String,
 }
 
-/// Where the provider is, seen from the caller.
-#[derive(Clone, Copy, Debug)]
-enum Path {
-    Process,
-    Host,
-    Network,
-}
-
-const PATHS: [Path; 3] = [Path::Process, Path::Host, Path::Network];
-
 /// Nodes of this process that can only talk on that path.
-fn two_nodes(mesh: &Mesh, path: Path) -> (Node, Node) {
+fn two_nodes(mesh: &Mesh, way: Way) -> (Node, Node) {
     let node = |name| {
         let builder = mesh.builder(name);
-        let transports = match path {
-            Path::Network => Transports::Network,
-            Path::Process | Path::Host => Transports::Auto,
+        let transports = match way {
+            Way::Network => Transports::Network,
+            Way::Inside | Way::Memory => Transports::Auto,
         };
         builder.transports(transports).build_blocking().unwrap()
     };
@@ -48,7 +40,7 @@ fn two_nodes(mesh: &Mesh, path: Path) -> (Node, Node) {
 }
 
 /// Who serves, in this process or another one; ends when it is dropped, as suddenly as it can.
-enum Server {
+pub(crate) enum Server {
     Here(Node),
     There(#[allow(dead_code)] Puppet),
 }
@@ -62,25 +54,33 @@ impl Drop for Server {
 }
 
 /// Serves `name`: see [`serve_as_child`].
-fn server(mesh: &Mesh, path: Path, name: &str, how: &str) -> Server {
-    let mut server = match path {
-        Path::Network => mesh.remote("provider"),
-        Path::Host => mesh.child("provider"),
-        Path::Process => {
-            let node = mesh.node("provider");
-            let words: Vec<&str> = [name].into_iter().chain(how.split(' ')).collect();
-            serve_as_child(node.clone(), &words).unwrap();
-            return Server::Here(node);
-        }
-    };
-    assert_eq!(server.ask(&format!("serve {name} {how}")), "ok");
-    Server::There(server)
+fn server(mesh: &Mesh, way: Way, name: &str, how: &str) -> Server {
+    Server::start(mesh, way, "provider", &format!("{name} {how}"))
 }
 
-fn caller_node(mesh: &Mesh, path: Path) -> Node {
-    let transports = match path {
-        Path::Network => Transports::Network,
-        Path::Process | Path::Host => Transports::Auto,
+impl Server {
+    /// A node of that name serves `what`: see [`serve_as_child`].
+    pub(crate) fn start(mesh: &Mesh, way: Way, node: &str, what: &str) -> Self {
+        let mut server = match way {
+            Way::Network => mesh.remote(node),
+            Way::Memory => mesh.child(node),
+            Way::Inside => {
+                let node = mesh.node(node);
+                let words: Vec<&str> = what.split(' ').collect();
+                serve_as_child(node.clone(), &words).unwrap();
+                return Self::Here(node);
+            }
+        };
+        assert_eq!(server.ask(&format!("serve {what}")), "ok");
+        Self::There(server)
+    }
+}
+
+/// A node that can only talk on that path.
+pub(crate) fn caller_node(mesh: &Mesh, way: Way) -> Node {
+    let transports = match way {
+        Way::Network => Transports::Network,
+        Way::Inside | Way::Memory => Transports::Auto,
     };
     let builder = mesh.builder("caller").transports(transports);
     builder.build_blocking().unwrap()
@@ -127,11 +127,6 @@ pub(crate) fn serve_as_child(node: Node, words: &[&str]) -> Result<String, Error
     is_ready.recv().unwrap()
 }
 
-fn runtime() -> tokio::runtime::Runtime {
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.enable_all().build().unwrap()
-}
-
 fn raw_caller(node: &Node, name: &str) -> Caller<Raw, Raw> {
     let caller = node.caller::<Raw, Raw>(name).timeout(PATIENCE);
     let mut caller = caller.build().unwrap();
@@ -142,9 +137,9 @@ fn raw_caller(node: &Node, name: &str) -> Caller<Raw, Raw> {
 #[test]
 fn requests_and_replies_of_every_size_come_whole_in_all_ways_to_wait() {
     let mesh = Mesh::start();
-    for path in PATHS {
-        let _server = server(&mesh, path, "echo", "echo");
-        let node = caller_node(&mesh, path);
+    for way in WAYS {
+        let _server = server(&mesh, way, "echo", "echo");
+        let node = caller_node(&mesh, way);
         let mut caller = raw_caller(&node, "echo");
         let runtime = runtime();
         for (number, size) in (0..).zip([0, 1, 31, 64, 65, 96, 97, 4000, 100_000, 3_000_000]) {
@@ -152,7 +147,7 @@ fn requests_and_replies_of_every_size_come_whole_in_all_ways_to_wait() {
             let reply = caller.call_spin(&request).unwrap();
             assert!(
                 is_intact(&reply, number) && reply.len() == size,
-                "{path:?} {size}"
+                "{way:?} {size}"
             );
             assert_eq!(reply.publisher_name(), "provider");
             let reply = caller.call_blocking(&request).unwrap();
@@ -166,9 +161,9 @@ fn requests_and_replies_of_every_size_come_whole_in_all_ways_to_wait() {
 
 #[test]
 fn typed_requests_are_read_in_place_and_so_are_replies() {
-    for path in [Path::Process, Path::Network] {
+    for way in [Way::Inside, Way::Network] {
         let mesh = Mesh::start();
-        let (caller, provider) = two_nodes(&mesh, path);
+        let (caller, provider) = two_nodes(&mesh, way);
         let runtime = runtime();
         runtime.block_on(async {
             let add = |pair: shmesh::Request<Pair>| async move {
@@ -203,20 +198,20 @@ fn typed_requests_are_read_in_place_and_so_are_replies() {
 #[test]
 fn every_way_to_have_no_reply_can_be_told_apart() {
     let mesh = Mesh::start();
-    for path in PATHS {
-        let node = caller_node(&mesh, path);
+    for way in WAYS {
+        let node = caller_node(&mesh, way);
         let caller = node.caller::<Raw, Raw>("nobody").build();
         let error = caller.unwrap().call_blocking(b"x").unwrap_err();
         assert!(matches!(error, CallError::NoProvider { .. }), "{error}");
 
-        let _failing = server(&mesh, path, "fail", "fail");
+        let _failing = server(&mesh, way, "fail", "fail");
         let error = raw_caller(&node, "fail").call_blocking(b"abc").unwrap_err();
         let CallError::Failed { message, .. } = &error else {
             panic!("{error}")
         };
         assert_eq!(message, "no 3");
 
-        let _panicking = server(&mesh, path, "panic", "panic");
+        let _panicking = server(&mesh, way, "panic", "panic");
         let mut caller = raw_caller(&node, "panic");
         for _ in 0..3 {
             let error = caller.call_blocking(b"x").unwrap_err();
@@ -226,14 +221,14 @@ fn every_way_to_have_no_reply_can_be_told_apart() {
             assert_eq!(message, "on purpose", "it serves on");
         }
 
-        let _silent = server(&mesh, path, "never", "never");
+        let _silent = server(&mesh, way, "never", "never");
         let caller = node.caller::<Raw, Raw>("never");
         let mut caller = caller.timeout(Duration::from_millis(50)).build().unwrap();
         caller.wait_for_provider_blocking(PATIENCE).unwrap();
         let error = caller.call_blocking(b"x").unwrap_err();
         assert!(matches!(error, CallError::Timeout { .. }), "{error}");
 
-        let _large = server(&mesh, path, "large", "large");
+        let _large = server(&mesh, way, "large", "large");
         let mut caller = raw_caller(&node, "large");
         let error = caller
             .call_blocking(&(1_u32 << 31).to_le_bytes())
@@ -251,7 +246,7 @@ fn every_way_to_have_no_reply_can_be_told_apart() {
 #[test]
 fn other_types_are_refused_when_made_and_when_called() {
     let mesh = Mesh::start();
-    let (caller, provider) = two_nodes(&mesh, Path::Process);
+    let (caller, provider) = two_nodes(&mesh, Way::Inside);
     let early = caller.caller::<Pair, Sum>("add").build();
     let _provider = provider.provider::<Raw, Raw>("add").build();
     let mut early = early.unwrap();
@@ -271,9 +266,9 @@ fn other_types_are_refused_when_made_and_when_called() {
 #[test]
 fn a_provider_killed_in_the_middle_of_a_call_ends_it_and_the_next_one_is_found() {
     let mesh = Mesh::start();
-    for path in PATHS {
-        let dying = server(&mesh, path, "work", "never");
-        let node = caller_node(&mesh, path);
+    for way in WAYS {
+        let dying = server(&mesh, way, "work", "never");
+        let node = caller_node(&mesh, way);
         let mut caller = raw_caller(&node, "work");
         let id = caller.start(b"x").unwrap();
         drop(dying);
@@ -284,7 +279,7 @@ fn a_provider_killed_in_the_middle_of_a_call_ends_it_and_the_next_one_is_found()
             panic!("{error}")
         };
         assert_eq!(provider, "provider");
-        let _next = server(&mesh, path, "work", "echo");
+        let _next = server(&mesh, way, "work", "echo");
         caller.wait_for_provider_blocking(PATIENCE).unwrap();
         assert_eq!(*caller.call_blocking(b"again").unwrap(), *b"again");
     }
@@ -319,18 +314,18 @@ fn stats_of(serving: &Serving) -> ProviderStats {
 #[test]
 fn handlers_of_callers_that_are_gone_or_gave_up_are_dropped_at_the_limit_too() {
     let mesh = Mesh::start();
-    for path in PATHS {
-        let transports = match path {
-            Path::Network => Transports::Network,
-            Path::Process | Path::Host => Transports::Auto,
+    for way in WAYS {
+        let transports = match way {
+            Way::Network => Transports::Network,
+            Way::Inside | Way::Memory => Transports::Auto,
         };
         let provider = mesh.builder("provider").transports(transports);
         let provider = provider.build_blocking().unwrap();
         runtime().block_on(async {
             let (serving, mut running) = silent(&provider, 2, 4);
-            let mut puppet = match path {
-                Path::Network => mesh.remote("caller"),
-                Path::Process | Path::Host => mesh.child("caller"),
+            let mut puppet = match way {
+                Way::Network => mesh.remote("caller"),
+                Way::Inside | Way::Memory => mesh.child("caller"),
             };
             let ask = tokio::task::spawn_blocking(move || {
                 assert_eq!(puppet.ask("calls silent 5"), "5 under way");
@@ -356,9 +351,9 @@ fn handlers_of_callers_that_are_gone_or_gave_up_are_dropped_at_the_limit_too() {
 #[test]
 fn ten_thousand_calls_against_a_limit_are_served_or_told_that_it_is_too_much() {
     let mesh = Mesh::start();
-    for path in PATHS {
-        let _server = server(&mesh, path, "echo", "echo 64 0");
-        let node = caller_node(&mesh, path);
+    for way in WAYS {
+        let _server = server(&mesh, way, "echo", "echo 64 0");
+        let node = caller_node(&mesh, way);
         let caller = node.caller::<Raw, Raw>("echo").in_flight_max(4000);
         let mut caller = caller.timeout(PATIENCE).build().unwrap();
         caller.wait_for_provider_blocking(PATIENCE).unwrap();
@@ -366,7 +361,7 @@ fn ten_thousand_calls_against_a_limit_are_served_or_told_that_it_is_too_much() {
         let mut count = |reply: Result<_, CallError>| match reply {
             Ok(_) => served += 1,
             Err(CallError::Overloaded { .. }) => refused += 1,
-            Err(error) => panic!("{path:?}: {error}; {served} served, {refused} refused"),
+            Err(error) => panic!("{way:?}: {error}; {served} served, {refused} refused"),
         };
         for number in 0..10_000_u32 {
             loop {
@@ -383,17 +378,17 @@ fn ten_thousand_calls_against_a_limit_are_served_or_told_that_it_is_too_much() {
         while caller.in_flight() > 0 {
             count(caller.reply_blocking().unwrap().1.map(|_| ()));
         }
-        assert_eq!(served + refused, 10_000, "{path:?}");
-        assert!(served >= 64, "{path:?}: {served}");
+        assert_eq!(served + refused, 10_000, "{way:?}");
+        assert!(served >= 64, "{way:?}: {served}");
     }
 }
 
 #[test]
 fn several_providers_share_the_calls_and_can_all_be_asked_at_once() {
     let mesh = Mesh::start();
-    for path in PATHS {
-        let servers = [0, 1, 2].map(|_| server(&mesh, path, "echo", "echo"));
-        let node = caller_node(&mesh, path);
+    for way in WAYS {
+        let servers = [0, 1, 2].map(|_| server(&mesh, way, "echo", "echo"));
+        let node = caller_node(&mesh, way);
         let mut caller = raw_caller(&node, "echo");
         eventually("all three are there", || caller.provider_count() == 3);
         let mut counts = std::collections::HashMap::new();
@@ -413,9 +408,9 @@ fn several_providers_share_the_calls_and_can_all_be_asked_at_once() {
 #[test]
 fn calls_of_many_tasks_through_one_client_all_get_their_own_reply() {
     let mesh = Mesh::start();
-    for path in PATHS {
-        let _server = server(&mesh, path, "echo", "echo");
-        let node = caller_node(&mesh, path);
+    for way in WAYS {
+        let _server = server(&mesh, way, "echo", "echo");
+        let node = caller_node(&mesh, way);
         let runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = { runtime }.worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
@@ -442,7 +437,7 @@ fn calls_of_many_tasks_through_one_client_all_get_their_own_reply() {
 #[test]
 fn what_is_told_is_done_without_a_reply() {
     let mesh = Mesh::start();
-    let (caller, provider) = two_nodes(&mesh, Path::Process);
+    let (caller, provider) = two_nodes(&mesh, Way::Inside);
     let mut provider: Provider<Raw, Raw> = provider.provider("log").build().unwrap();
     let mut caller = raw_caller(&caller, "log");
     caller.tell(b"one").unwrap();
@@ -460,12 +455,12 @@ fn what_is_told_is_done_without_a_reply() {
 #[test]
 fn nodes_of_one_name_share_a_topic_and_a_member_that_dies_takes_only_what_it_had_not_read() {
     let mesh = Mesh::start();
-    for path in PATHS {
-        let member = || match path {
-            Path::Network => mesh.remote("worker"),
-            Path::Process | Path::Host => mesh.child("worker"),
+    for way in WAYS {
+        let member = || match way {
+            Way::Network => mesh.remote("worker"),
+            Way::Inside | Way::Memory => mesh.child("worker"),
         };
-        let node = caller_node(&mesh, path);
+        let node = caller_node(&mesh, way);
         let publisher = node.publisher::<Raw>("t").balance(Balance::RoundRobin);
         let mut publisher = publisher.build().unwrap();
         let mut members = [member(), member(), member()];
@@ -479,7 +474,7 @@ fn nodes_of_one_name_share_a_topic_and_a_member_that_dies_takes_only_what_it_had
         }
         for member in &mut members {
             let answer = member.ask("drain");
-            assert_eq!(number(&answer, "received"), 100, "{path:?}: {answer}");
+            assert_eq!(number(&answer, "received"), 100, "{way:?}: {answer}");
             assert_eq!(
                 number(&answer, "lost"),
                 0,

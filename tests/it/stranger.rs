@@ -92,6 +92,19 @@ impl Stranger {
         false
     }
 
+    /// True if the node hangs up after these words, though the link is not silent.
+    pub(crate) fn is_cut_off_by(&mut self, words: &[u8]) -> bool {
+        self.send(words);
+        let mut stream = self.stream.try_clone().unwrap();
+        let beat = encode(Kind::Link, &LinkFrame::Heartbeat).unwrap();
+        std::thread::spawn(move || {
+            while stream.write_all(&beat).is_ok() {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        });
+        self.hear().is_none()
+    }
+
     /// The next frame that is no heartbeat; `None` if the other side hangs up.
     pub(crate) fn hear(&mut self) -> Option<LinkFrame> {
         loop {
@@ -139,6 +152,10 @@ pub(crate) fn attach(channel: u64, overwrites: bool) -> LinkFrame {
         overwrites,
         block_ns: None,
         bell: 0,
+        history: 0,
+        from: 0,
+        lifespan_ns: None,
+        merged_as: None,
     })
 }
 

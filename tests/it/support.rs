@@ -287,3 +287,22 @@ pub(crate) fn number(answer: &str, key: &str) -> u64 {
         .unwrap_or_else(|| panic!("{key} in `{answer}`"));
     words.next().unwrap().parse().unwrap()
 }
+
+/// All the ways that messages go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    /// Between two nodes of this process.
+    Inside,
+    /// Between processes of this host.
+    Memory,
+    /// Between processes, over TCP.
+    Network,
+}
+
+pub(crate) const WAYS: [Way; 3] = [Way::Inside, Way::Memory, Way::Network];
+
+/// A runtime on this thread.
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().unwrap()
+}

@@ -90,3 +90,32 @@ fn the_readmes_commands_and_examples_exist() {
         );
     }
 }
+
+#[test]
+fn logs_are_filed_under_the_documented_targets() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let table = std::fs::read_to_string(root.join("lib.rs")).unwrap();
+    let mut found = Vec::new();
+    sources(&root, &mut found);
+    let mut count = 0;
+    for path in found {
+        let shown = path.strip_prefix(&root).unwrap().display().to_string();
+        // Those of these modules are what is documented, or below it.
+        let is_area = ["link", "coordinator"]
+            .iter()
+            .any(|area| shown.starts_with(area));
+        let text = std::fs::read_to_string(&path).unwrap();
+        for level in ["error", "warn", "info", "debug", "trace"] {
+            for (at, call) in text.match_indices(&format!("tracing::{level}!(")) {
+                let arguments = text[at + call.len()..].trim_start();
+                let target = arguments.strip_prefix("target: \"");
+                let target = target.and_then(|rest| rest.split('"').next());
+                let is_documented =
+                    target.map_or(is_area, |t| table.contains(&format!("//! | `{t}` |")));
+                assert!(is_documented, "{shown}: a log under {target:?}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 20, "the logs are found");
+}

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::lender::{CELLS, Origin, Pool};
+use super::progress::Progress;
 use super::received::Received;
 use super::{Corrupt, Head, KIND_CHUNK, KIND_INLINE, Mode, RingConfig};
 use super::{claimed, committed};
@@ -14,8 +15,9 @@ use crate::sync::{Ordering, fence};
 
 /// Payload words in a slot's first cache line.
 const FIRST_LINE_WORDS: usize = 4;
-/// How often a reader that is being lapped tries again before it says "nothing yet". The producer
-/// that laps it rings the bell of whoever parks after that, so nothing is missed.
+/// How often a reader that is being lapped tries again before it says "nothing yet". Each time the
+/// producer has written meanwhile, and it rings the bell of whoever parks after that, so nothing
+/// is missed.
 const LAPS_MAX: usize = 64;
 /// Most arena segments a publisher may have had; numbers are not used twice.
 pub const ARENA_SEGMENTS_MAX: u32 = 1 << 16;
@@ -85,6 +87,12 @@ impl Consumer {
     #[must_use]
     pub fn origin(&self) -> &Origin {
         &self.inline.origin
+    }
+
+    /// A look from the side at how far the producer has come.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress::new(self.ring.clone(), self.borrows.clone(), self.config)
     }
 
     /// Touches what the first messages will touch.
@@ -203,6 +211,16 @@ impl Consumer {
     /// [`Corrupt`] if the ring holds what no producer writes.
     #[inline(always)]
     pub fn try_next(&mut self) -> Result<Option<Received>, Corrupt> {
+        self.next_until(u64::MAX)
+    }
+
+    /// As [`try_next`](Self::try_next), unless the message was sent later than `sent_ns_max`, as
+    /// one may be that has taken the place of what was [peeked](Self::peek) at.
+    ///
+    /// # Errors
+    /// As [`try_next`](Self::try_next).
+    #[inline(always)]
+    pub fn next_until(&mut self, sent_ns_max: u64) -> Result<Option<Received>, Corrupt> {
         for _ in 0..LAPS_MAX {
             let slot = self.ring.slots.at(self.slot);
             // Acquire: pairs with the Release store in `Producer::commit`.
@@ -223,6 +241,9 @@ impl Consumer {
                 sequence: slot.sequence.load(Ordering::Relaxed),
                 sent_ns: slot.sent_ns.load(Ordering::Relaxed),
             };
+            if head.sent_ns > sent_ns_max {
+                return Ok(None);
+            }
             let meta = slot.meta.load(Ordering::Relaxed);
             let taken = match meta >> 32 {
                 KIND_INLINE => self.copy_inline(meta),
@@ -254,6 +275,43 @@ impl Consumer {
         Ok(None)
     }
 
+    /// Looks at the next message without taking it. In an overwriting ring it may have given way to
+    /// a later one by the time it is taken. Wait-free.
+    ///
+    /// # Errors
+    /// As [`try_next`](Self::try_next).
+    #[inline]
+    pub fn peek(&mut self) -> Result<Peeked, Corrupt> {
+        for _ in 0..LAPS_MAX {
+            let slot = self.ring.slots.at(self.slot);
+            // Acquire: pairs with the Release store in `Producer::commit`; what was there before
+            // the message is visible to who peeked at it.
+            let stamp = slot.stamp.load(Ordering::Acquire);
+            if stamp != committed(self.next) {
+                let ahead = lead(stamp, self.next);
+                if ahead < 0 {
+                    return Ok(Peeked::Nothing);
+                }
+                self.jump(ahead)?;
+                continue;
+            }
+            if self.is_outdated() {
+                self.skip(1);
+                continue;
+            }
+            let sent_ns = slot.sent_ns.load(Ordering::Relaxed);
+            if self.still(slot) {
+                return Ok(Peeked::Sent(sent_ns));
+            }
+        }
+        Ok(Peeked::Lapped)
+    }
+
+    /// Gives up the next message, which counts as overwritten: it lies where nobody will say.
+    pub fn skip_next(&mut self) {
+        self.skip(1);
+    }
+
     /// Takes the next message of a producer that is gone. One that lies in a segment that is not
     /// known will never be known: it is given up, and counts as overwritten. Not to be called while
     /// the consumer holds as many chunks as it may: what has to wait then would be given up, too.
@@ -266,7 +324,7 @@ impl Consumer {
             if next.is_some() || !self.is_ready() {
                 return Ok(next);
             }
-            self.skip(1);
+            self.skip_next();
         }
         Ok(None)
     }
@@ -405,7 +463,23 @@ impl Consumer {
         if ahead < capacity || !ahead.is_multiple_of(capacity) {
             return Err(Corrupt("stamp of another slot"));
         }
-        self.skip(ahead - capacity + 1);
+        // Slots are overwritten in turn, so the border lies between the message that this slot's
+        // newer one has overwritten, and that newer one. To go there slot by slot would take as
+        // many looks as the ring has slots.
+        let (mut overwritten, mut oldest) = (ahead - capacity, ahead);
+        while oldest - overwritten > 1 {
+            let middle = overwritten.midpoint(oldest);
+            #[allow(clippy::cast_possible_truncation)] // below the capacity
+            let idx = ((self.slot as u64 + middle % capacity) % capacity) as usize;
+            // Acquire: as in `try_next`.
+            let stamp = self.ring.slots.at(idx).stamp.load(Ordering::Acquire);
+            if lead(stamp, self.next.wrapping_add(middle)) > 0 {
+                overwritten = middle;
+            } else {
+                oldest = middle;
+            }
+        }
+        self.skip(oldest);
         Ok(())
     }
 
@@ -433,6 +507,18 @@ impl Consumer {
             space.ring_if_parked();
         }
     }
+}
+
+/// What a [look](Consumer::peek) at the next message found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peeked {
+    /// No message is there.
+    Nothing,
+    /// One, and when it was sent.
+    Sent(u64),
+    /// Messages are there, but each gave way to a later one while it was looked at. The producer
+    /// rings the bell of whoever parks after that.
+    Lapped,
 }
 
 /// What became of the next message.

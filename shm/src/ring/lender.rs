@@ -6,6 +6,7 @@
 //! whatever thread, pushes its cell with one atomic exchange, and the consumer takes the whole
 //! stack when it has no cell left. So a message costs no allocation, and handing it on no copy.
 
+use core::any::Any;
 use core::fmt;
 use core::hint::black_box;
 use core::ops::Deref;
@@ -20,7 +21,7 @@ use crate::layout::BorrowHalf;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering};
 
 /// Who writes a ring; every sample of it can say so.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Origin {
     /// Id of the node.
     pub node: u128,
@@ -28,7 +29,19 @@ pub struct Origin {
     pub node_name: String,
     /// Number of the publisher in its node.
     pub endpoint: u32,
+    /// What it sends to.
+    pub topic: String,
+    /// What else its users want to know of it, kept once for all its samples.
+    pub about: Option<Arc<dyn Any + Send + Sync>>,
 }
+
+impl PartialEq for Origin {
+    fn eq(&self, other: &Self) -> bool {
+        (self.node, self.endpoint) == (other.node, other.endpoint)
+    }
+}
+
+impl Eq for Origin {}
 
 /// What the samples of one source keep alive: their origin, and for those that lie in chunks the
 /// memory of the chunks, the borrow table, and the bell of a producer that waits for room.

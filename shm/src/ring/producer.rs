@@ -451,7 +451,9 @@ impl Producer {
         }
         if self.config.mode == Mode::Overwrite && !self.is_slot_read() {
             let slot = self.ring.slots.at(self.slot);
-            slot.stamp.store(writing(self.next), Ordering::Relaxed);
+            // Release: a consumer that jumps on because of this stamp finds the messages before
+            // this one, whose stamps came earlier; pairs with the Acquire loads in `Consumer`.
+            slot.stamp.store(writing(self.next), Ordering::Release);
             // Release fence: the invalid stamp is visible before any word of the new message is;
             // pairs with the Acquire fence in `Consumer::still`.
             fence(Ordering::Release);
@@ -501,11 +503,12 @@ impl Producer {
     /// over it, and takes its chunk back unless the consumer claimed it first.
     fn evict(&mut self, entry: u32, after: u64, reclaim: impl FnMut(ChunkId)) -> bool {
         let Lent { position, slot, .. } = self.lent[entry as usize];
+        // Release: as in `open_slot`.
         self.ring
             .slots
             .at(slot as usize)
             .stamp
-            .store(writing(after), Ordering::Relaxed);
+            .store(writing(after), Ordering::Release);
         // SeqCst fence: store of the stamp, then load of the borrow word; pairs with the fence
         // between claim and stamp check in `Consumer::claim`. In the single order of the two
         // fences one comes first, and what was stored before it is seen after the other.

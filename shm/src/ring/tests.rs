@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use super::{ChunkRef, Consumer, Corrupt, Head, Mode, Producer, PushError, Received, RingConfig};
+use super::{
+    ChunkRef, Consumer, Corrupt, Head, Mode, Peeked, Producer, PushError, Received, RingConfig,
+};
 use crate::arena::{Arena, Block as _, Chunk, HeapBlock, HeapStore};
 use crate::layout::{BorrowHalf, INLINE_BYTES, RingHalf};
 use crate::sync::Ordering;
@@ -68,6 +70,85 @@ fn keep_last_keeps_exactly_the_last_messages() {
         assert_eq!(sequences(&mut consumer), expected, "depth {depth}");
         assert_eq!((consumer.overwritten(), consumer.dropped()), (first, 0));
         assert_eq!(consumer.passed(), 20);
+    }
+}
+
+#[test]
+fn what_is_peeked_at_stays_and_gives_way_as_any_message() {
+    for mode in [Mode::Keep, Mode::Overwrite] {
+        let (mut producer, mut consumer) = ends(config(3, mode));
+        let mut send = |sent_ns: u64| {
+            let sequence = sent_ns - 1;
+            let head = Head { sequence, sent_ns };
+            producer.push_inline(head, &[7], |_| {})
+        };
+        assert_eq!(consumer.peek().unwrap(), Peeked::Nothing);
+        (1..=3).for_each(|sent_ns| send(sent_ns).unwrap());
+        assert_eq!(consumer.peek().unwrap(), Peeked::Sent(1));
+        assert!(consumer.next_until(0).unwrap().is_none());
+        assert_eq!(consumer.overwritten(), 0);
+        if mode == Mode::Overwrite {
+            send(4).unwrap();
+            // The first has given way: what is there now was sent later.
+            assert!(consumer.next_until(1).unwrap().is_none());
+            assert_eq!(consumer.peek().unwrap(), Peeked::Sent(2));
+            assert_eq!(consumer.overwritten(), 1);
+            assert_eq!(consumer.next_until(2).unwrap().unwrap().lost(), 1);
+            consumer.skip_next();
+            assert_eq!(
+                (consumer.peek().unwrap(), consumer.overwritten()),
+                (Peeked::Sent(4), 2)
+            );
+        } else {
+            assert_eq!(consumer.next_until(1).unwrap().unwrap().sent_ns(), 1);
+            assert_eq!(consumer.peek().unwrap(), Peeked::Sent(2));
+        }
+    }
+}
+
+#[test]
+fn who_is_far_behind_finds_the_oldest_message_at_once() {
+    // Of the interpreter's minutes few go here: it is arithmetic.
+    let (depths, aheads): (&[u32], &[u64]) = if cfg!(miri) {
+        (&[1, 3, 80], &[1, 65, 200])
+    } else {
+        (
+            &[1, 2, 3, 200, 1024],
+            &[1, 2, 63, 64, 65, 150, 199, 200, 201, 1000, 5000],
+        )
+    };
+    for &depth in depths {
+        for &ahead in aheads {
+            let (mut producer, mut consumer) = ends(config(depth, Mode::Overwrite));
+            let count = u64::from(depth) + ahead;
+            for sequence in 0..count {
+                push(&mut producer, sequence, &[1]).unwrap();
+            }
+            let found = consumer
+                .try_next()
+                .unwrap()
+                .map(|m| (m.sequence(), m.lost()));
+            assert_eq!(found, Some((ahead, ahead)), "depth {depth}");
+            assert_eq!(consumer.overwritten(), ahead);
+            assert_eq!(sequences(&mut consumer).len() as u64, u64::from(depth) - 1);
+        }
+    }
+}
+
+#[test]
+fn a_ring_of_which_nothing_is_taken_is_never_found_empty() {
+    let count = if cfg!(miri) { 200 } else { 2_000_000 };
+    for depth in [1, 2, 3, 4, 100] {
+        let (mut producer, mut consumer) = ends(config(depth, Mode::Overwrite));
+        push(&mut producer, 0, &[7; 96]).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                (1..count).for_each(|number| push(&mut producer, number, &[7; 96]).unwrap());
+            });
+            while consumer.overwritten() < count - u64::from(depth) {
+                assert_ne!(consumer.peek().unwrap(), Peeked::Nothing, "depth {depth}");
+            }
+        });
     }
 }
 

@@ -11,8 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::peer::WORD_TIMEOUT;
 use super::report;
-use super::sender::wait_until;
-use super::spec::{Pattern, Spec, Wait};
+use super::spec::{Pace, Pattern, Spec, Wait, wait_until};
 use crate::cli::Failure;
 
 /// What a bare connection gives.
@@ -27,8 +26,6 @@ pub(super) struct Bare {
 const PING_TIME: Duration = Duration::from_millis(300);
 const STREAM_TIME: Duration = Duration::from_millis(500);
 const PACED_SECONDS: f64 = 0.5;
-/// Bounds of the pace, in messages a second.
-const PACE: std::ops::RangeInclusive<f64> = 100.0..=1000.0;
 /// Bytes before each payload of the stream: those of a frame of ours.
 const HEADER_BYTES: usize = 32;
 /// Small messages are gathered into writes of about so many bytes, as a batching sender would.
@@ -68,11 +65,11 @@ pub(super) fn measure(address: &str, spec: &Spec) -> Result<Bare, Failure> {
     let mut end = End::new(stream, spec.wait)?;
     Ok(match spec.pattern {
         Pattern::Ping | Pattern::Call => Bare {
-            latency_ns: Some(ping(&mut end, spec.message_size)?),
+            latency_ns: Some(ping(&mut end, spec)?),
             ..Bare::default()
         },
         Pattern::Paced => Bare {
-            latency_ns: Some(pace(&mut end, spec.rate)?),
+            latency_ns: Some(pace(&mut end, spec.pace)?),
             ..Bare::default()
         },
         Pattern::Stream => Bare {
@@ -171,12 +168,14 @@ fn retried(
     Ok(())
 }
 
-fn ping(end: &mut End, size: usize) -> Result<u64, Failure> {
-    let mut message = vec![0; size.max(1)];
+fn ping(end: &mut End, spec: &Spec) -> Result<u64, Failure> {
+    let (pace, begin_ns) = (spec.pace.of_reference(), monotonic_ns());
+    let mut message = vec![0; spec.message_size.max(1)];
     let mut halves = report::new_histogram();
     let started = Instant::now();
     let mut count = 0_u32;
     while started.elapsed() < PING_TIME {
+        pace.wait(begin_ns, u64::from(count));
         let before = Instant::now();
         end.write(&message)?;
         if !end.read(&mut message)? {
@@ -201,13 +200,13 @@ fn serve_ping(end: &mut End, size: usize) -> Result<(), Failure> {
 }
 
 /// The other end measures, by the clock that the processes of one host share.
-fn pace(end: &mut End, rate: f64) -> Result<u64, Failure> {
-    let rate = rate.clamp(*PACE.start(), *PACE.end());
+fn pace(end: &mut End, pace: Pace) -> Result<u64, Failure> {
+    let pace = pace.of_reference();
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    let (count, period_ns) = ((rate * PACED_SECONDS) as u64, (1e9 / rate) as u64);
+    let count = (pace.per_second() * PACED_SECONDS) as u64;
     let begin_ns = monotonic_ns() + 5_000_000;
     for number in 0..count {
-        let due_ns = begin_ns + number * period_ns;
+        let due_ns = begin_ns + pace.due_ns(number);
         wait_until(due_ns);
         end.write(&due_ns.to_le_bytes())?;
     }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use shmesh_shm::monotonic_ns;
+
 use super::peer::{WORD_TIMEOUT, ticks};
 use super::report;
 use super::sender::{Sending, WARM_UP};
@@ -21,13 +23,14 @@ pub(super) async fn measure(
     let in_flight = spec.in_flight as usize;
     let (mut number, mut ended) = (0_u64, 0_u64);
     // Of those under way, by number.
-    let started = Instant::now();
+    let (started, begin_ns) = (Instant::now(), monotonic_ns());
     let mut begun = vec![started; in_flight];
     let (mut elapsed, mut counted) = (0.0, (started, 0));
     let (warm_up, whole) = (spec.seconds * WARM_UP, spec.seconds * (1.0 + WARM_UP));
     while elapsed < whole || ended < number {
         while elapsed < whole && number - ended < in_flight as u64 {
             let place = usize::try_from(number).unwrap_or_default() % in_flight;
+            spec.pace.wait(begin_ns, number);
             begun[place] = Instant::now();
             spec.payload.write(&mut message, number);
             caller.start(&message)?;

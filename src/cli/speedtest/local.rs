@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 
 use super::RunArgs;
-use crate::cli::{Exit, Failure};
+use crate::cli::{Exit, Failure, runtime};
 use crate::coordinator::Coordinator;
 
 /// A process that ends with us: it watches its standard input, and we end it if we can.
@@ -18,9 +18,7 @@ impl Drop for Owned {
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = runtime()?;
     runtime.block_on(async {
         let coordinator = Coordinator::bind("127.0.0.1:0").await?;
         let coordinator = args.common.security.secure_coordinator(coordinator)?;

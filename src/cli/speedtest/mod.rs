@@ -31,6 +31,7 @@ Examples:
   mesh-speedtest local --pattern ping --message-size 64  one measurement
   mesh-speedtest local --pattern paced --rate 200 --message-size 1MB --wait async --json
   mesh-speedtest local --pattern call --in-flight 64     calls a second
+  mesh-speedtest local --pattern call --rate 1000 --wait async  ... with both ends asleep between
   mesh-speedtest recv                                    on one terminal, and ...
   mesh-speedtest send                                    ... on another (with `mesh` running)
   mesh-speedtest local --transport tcp                   the network path, on this computer
@@ -121,9 +122,10 @@ struct ChoiceArgs {
     /// What to measure [default: all in turn]
     #[arg(long, value_enum)]
     pattern: Option<Pattern>,
-    /// Messages a second, for `paced`
-    #[arg(long, default_value_t = 1000.0)]
-    rate: f64,
+    /// Messages a second: of `paced`, 1000 unless set; of `call`, where calls otherwise follow each
+    /// other and nobody sleeps between them
+    #[arg(long)]
+    rate: Option<f64>,
     /// Calls under way at once, for `call`
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::limits::CALLS_MAX)))]
@@ -160,9 +162,10 @@ pub fn run(args: &SpeedtestArgs) -> Result<(), Failure> {
 
 fn check(choices: &ChoiceArgs) -> Result<(), Failure> {
     for (what, value, max) in [
-        ("seconds", choices.seconds, 86_400.0),
+        ("seconds", Some(choices.seconds), 86_400.0),
         ("rate", choices.rate, 1e6),
     ] {
+        let Some(value) = value else { continue };
         if !(value > 0.0 && value <= max) {
             return Err(Failure::usage(format!(
                 "--{what} must be above 0 and at most {max}"

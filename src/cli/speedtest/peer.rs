@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::CommonArgs;
 use super::spec::{Transport, Wait};
-use crate::cli::Failure;
+use crate::cli::{Failure, runtime};
 use crate::{Node, Overflow, Publisher, Raw, RecvError, Sample, Subscriber};
 
 /// How long one end waits for the other's word.
@@ -117,8 +117,5 @@ pub(super) fn end_with_input(args: &CommonArgs) {
 
 /// Runs one end: all waits take turns on this thread.
 pub(super) fn block_on<T>(run: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(run)
+    runtime()?.block_on(run)
 }

@@ -160,7 +160,7 @@ impl Run<'_> {
                 if begin_ns == 0 {
                     begin_ns = self.beginning()?;
                 }
-                let due_ns = begin_ns + spec.due_ns(sample.sequence());
+                let due_ns = begin_ns + spec.pace.due_ns(sample.sequence());
                 latencies.saturating_record(monotonic_ns().saturating_sub(due_ns));
             }
             if let Some(echo) = echo.as_deref_mut() {

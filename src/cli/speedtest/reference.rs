@@ -16,8 +16,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use shmesh_shm::monotonic_ns;
 use shmesh_shm::reference::{Line, PeerLine};
 
-use super::sender::wait_until;
-use super::spec::{Pattern, Spec, Wait};
+use super::spec::{Pace, Pattern, Spec, Wait, wait_until};
 use super::{cores, report};
 use crate::cli::Failure;
 
@@ -25,8 +24,6 @@ use crate::cli::Failure;
 const SPIN_TIME: Duration = Duration::from_millis(100);
 const SLEEP_TIME: Duration = Duration::from_millis(300);
 const PACED_SECONDS: f64 = 0.5;
-/// Bounds of the pace, in messages a second: enough of them, and none while the one before is read.
-const PACE: std::ops::RangeInclusive<f64> = 100.0..=1000.0;
 /// Ends the other end of a line.
 const OVER: u64 = u64::MAX;
 /// Ends the other end of wakes; an event's counter holds no more than this and what it may have.
@@ -51,8 +48,8 @@ enum Kind {
 pub(super) fn measure(spec: &Spec, peer_core: Option<usize>) -> Result<u64, Failure> {
     match (spec.wait, spec.pattern) {
         (Wait::Spin, _) => measure_line(peer_core),
-        (Wait::Block | Wait::Async, Pattern::Paced) => measure_wakes(spec.rate, peer_core),
-        (Wait::Block | Wait::Async, _) => measure_event(peer_core),
+        (Wait::Block | Wait::Async, Pattern::Paced) => measure_wakes(spec.pace, peer_core),
+        (Wait::Block | Wait::Async, _) => measure_event(spec.pace, peer_core),
     }
 }
 
@@ -100,7 +97,7 @@ fn measure_line(core: Option<usize>) -> Result<u64, Failure> {
     )?;
     let theirs = read_line(BufReader::new(stdout))?;
     let mut round = 0;
-    let median = median(SPIN_TIME, || {
+    let median = median(SPIN_TIME, Pace::of(Pattern::Ping, None), || {
         round += 1;
         ours.store(round);
         while theirs.load() != round {
@@ -119,7 +116,7 @@ fn read_line(mut from: impl std::io::BufRead) -> Result<PeerLine, Failure> {
     Ok(PeerLine::map(OwnedFd::from(File::open(path.trim())?))?)
 }
 
-fn measure_event(core: Option<usize>) -> Result<u64, Failure> {
+fn measure_event(pace: Pace, core: Option<usize>) -> Result<u64, Failure> {
     let [there, back] = [(); 2].map(|()| eventfd(0, EventfdFlags::CLOEXEC));
     let (there, back) = (there?, back?);
     let mut command = other_end(Kind::Event, core);
@@ -128,7 +125,7 @@ fn measure_event(core: Option<usize>) -> Result<u64, Failure> {
         .stdout(Stdio::from(back.try_clone()?));
     let _other = OtherEnd(command.spawn()?);
     let (mut there, mut back) = (File::from(there), File::from(back));
-    median(SLEEP_TIME, || {
+    median(SLEEP_TIME, pace, || {
         there.write_all(&1_u64.to_ne_bytes())?;
         back.read_exact(&mut [0; 8])?;
         Ok(())
@@ -136,8 +133,8 @@ fn measure_event(core: Option<usize>) -> Result<u64, Failure> {
 }
 
 /// Wakes the other end on schedule; it measures, as the receiver of paced messages does.
-fn measure_wakes(rate: f64, core: Option<usize>) -> Result<u64, Failure> {
-    let rate = rate.clamp(*PACE.start(), *PACE.end());
+fn measure_wakes(pace: Pace, core: Option<usize>) -> Result<u64, Failure> {
+    let pace = pace.of_reference();
     let bell = eventfd(0, EventfdFlags::CLOEXEC)?;
     let mut command = other_end(Kind::Wake, core);
     let command = command
@@ -157,29 +154,36 @@ fn measure_wakes(rate: f64, core: Option<usize>) -> Result<u64, Failure> {
     let mut bell = File::from(bell);
     let begin_ns = monotonic_ns();
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    let (count, period_ns) = ((rate * PACED_SECONDS) as u64, (1e9 / rate) as u64);
+    let count = (pace.per_second() * PACED_SECONDS) as u64;
     for number in 1..=count {
-        let due_ns = begin_ns + number * period_ns;
+        let due_ns = begin_ns + pace.due_ns(number);
         wait_until(due_ns);
         bell.write_all(&due_ns.to_ne_bytes())?;
     }
     // After the last one is read.
-    wait_until(begin_ns + (count + 1) * period_ns);
+    wait_until(begin_ns + pace.due_ns(count + 1));
     bell.write_all(&WAKES_OVER.to_ne_bytes())?;
     hear()?
         .parse()
         .map_err(|_| Failure::usage("the reference said no number"))
 }
 
-fn median(time: Duration, mut round: impl FnMut() -> Result<(), Failure>) -> Result<u64, Failure> {
+fn median(
+    time: Duration,
+    pace: Pace,
+    mut round: impl FnMut() -> Result<(), Failure>,
+) -> Result<u64, Failure> {
     let mut halves = report::new_histogram();
     // The first round waits for the other end to start.
     for _ in 0..100 {
         round()?;
     }
-    let started = Instant::now();
+    let (started, begin_ns, mut number) = (Instant::now(), monotonic_ns(), 0);
+    let pace = pace.of_reference();
     while started.elapsed() < time {
         for _ in 0..16 {
+            pace.wait(begin_ns, number);
+            number += 1;
             let before = Instant::now();
             round()?;
             let nanos = u64::try_from(before.elapsed().as_nanos()).unwrap_or(u64::MAX);

@@ -304,7 +304,7 @@ fn hgrm(latencies: &Histogram<u64>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::spec::{Payload, Wait};
+    use super::super::spec::{Pace, Payload, Wait};
     use super::*;
 
     fn measured(pattern: Pattern) -> Measured {
@@ -315,7 +315,7 @@ mod tests {
             payload: Payload::Loan,
             message_size: 1000,
             seconds: 1.0,
-            rate: 1000.0,
+            pace: Pace::of(pattern, None),
             in_flight: 1,
         };
         let mut latencies = new_histogram();

@@ -13,15 +13,13 @@ use super::peer::{
 };
 use super::receiver::stream_depth;
 use super::report::{self, Measured, Reference};
-use super::spec::{Control, Outcome, Pattern, Payload, Report, Spec, Transport, Wait};
+use super::spec::{Control, Outcome, Pace, Pattern, Payload, Report, Spec, Transport, Wait};
 use super::{ChoiceArgs, RunArgs, call, cores, reference};
 use crate::cli::Failure;
 use crate::{Node, Overflow, Publisher, Raw, Subscriber};
 
 /// Sizes measured unless one is asked for, as rosy does, and the one people compare.
 const SIZES: [usize; 4] = [0, 64, 1000, 1_000_000];
-/// The paced sender sleeps until this long before a message is due, then looks at the clock.
-const WAKE_EARLY: Duration = Duration::from_micros(200);
 /// How long it waits for an answer before it looks whether the receiver is still there.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Share of the time that is not counted, at first.
@@ -81,7 +79,7 @@ fn specs(choices: &ChoiceArgs, transport: Transport) -> Vec<Spec> {
         }),
         message_size,
         seconds: choices.seconds,
-        rate: choices.rate,
+        pace: Pace::of(pattern, choices.rate),
         in_flight: choices.in_flight,
     };
     let of_pattern = |pattern| sizes.iter().map(move |size| spec(pattern, *size));
@@ -281,11 +279,11 @@ impl<'a> Sender<'a> {
     /// Sends on schedule; the receiver measures.
     async fn paced(&mut self, spec: &Spec, data: &mut Transmitter) -> Result<Sending, Failure> {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let count = (spec.seconds * spec.rate).ceil() as u64;
+        let count = (spec.seconds * spec.pace.per_second()).ceil() as u64;
         let begin_ns = monotonic_ns() + 10_000_000;
         say(&mut self.control, &Control::Begin { at_ns: begin_ns })?;
         for number in 0..count {
-            wait_until(begin_ns + spec.due_ns(number));
+            spec.pace.wait(begin_ns, number);
             data.transmit(number).await?;
         }
         let seconds = Duration::from_nanos(monotonic_ns().saturating_sub(begin_ns)).as_secs_f64();
@@ -301,17 +299,6 @@ fn mid(before: Option<u64>, after: Option<u64>) -> Option<u64> {
 
 /// Messages sent, seconds it took, and latencies if this end measured them.
 pub(super) type Sending = (u64, f64, Option<Histogram<u64>>);
-
-/// Sleeps, then looks at the clock: the sender is on time, and asleep in between.
-pub(super) fn wait_until(due_ns: u64) {
-    let left = Duration::from_nanos(due_ns.saturating_sub(monotonic_ns()));
-    if left > 2 * WAKE_EARLY {
-        std::thread::sleep(left - WAKE_EARLY);
-    }
-    while monotonic_ns() < due_ns {
-        std::hint::spin_loop();
-    }
-}
 
 async fn ping(
     spec: &Spec,

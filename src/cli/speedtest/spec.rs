@@ -1,9 +1,11 @@
 //! What can be measured, and how the two ends agree on it.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use shmesh_shm::monotonic_ns;
 
 use crate::Transports;
 use crate::limits::MESSAGE_BYTES_MAX;
@@ -101,22 +103,61 @@ pub(super) struct Spec {
     pub(super) payload: Payload,
     pub(super) message_size: usize,
     pub(super) seconds: f64,
-    pub(super) rate: f64,
+    pub(super) pace: Pace,
     /// Calls under way at once.
     pub(super) in_flight: u32,
 }
 
-impl Spec {
-    /// Nanoseconds after the start at which message `number` is due.
-    pub(super) fn due_ns(&self, number: u64) -> u64 {
+/// How often something begins, in times a second; none: when what was before it is over.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Pace(Option<f64>);
+
+impl Pace {
+    pub(super) fn of(pattern: Pattern, rate: Option<f64>) -> Self {
+        match pattern {
+            Pattern::Paced => Self(rate.or(Some(RATE))),
+            Pattern::Call => Self(rate),
+            Pattern::Ping | Pattern::Stream => Self(None),
+        }
+    }
+
+    /// The same for a reference: often enough, and not while the one before is read.
+    pub(super) fn of_reference(self) -> Self {
+        Self(self.0.map(|rate| rate.clamp(RATE / 10.0, RATE)))
+    }
+
+    pub(super) fn per_second(self) -> f64 {
+        self.0.unwrap_or(RATE)
+    }
+
+    /// Nanoseconds after the start at which number `number` is due.
+    pub(super) fn due_ns(self, number: u64) -> u64 {
         // Exact for years of a schedule.
         #[allow(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss
         )]
-        let due = (number as f64 * 1e9 / self.rate) as u64;
+        let due = self.0.map_or(0, |rate| (number as f64 * 1e9 / rate) as u64);
         due
+    }
+
+    /// Waits until it is due.
+    pub(super) fn wait(self, begin_ns: u64, number: u64) {
+        if self.0.is_some() {
+            wait_until(begin_ns + self.due_ns(number));
+        }
+    }
+}
+
+/// Sleeps, then looks at the clock: the sender is on time, and asleep in between.
+pub(super) fn wait_until(due_ns: u64) {
+    let left = Duration::from_nanos(due_ns.saturating_sub(monotonic_ns()));
+    if left > 2 * WAKE_EARLY {
+        std::thread::sleep(left - WAKE_EARLY);
+    }
+    while monotonic_ns() < due_ns {
+        std::hint::spin_loop();
     }
 }
 
@@ -196,6 +237,11 @@ pub(super) fn verify_byte(number: u64, idx: usize) -> u8 {
     mixed.to_le_bytes()[0] ^ mixed.to_le_bytes()[1]
 }
 
+/// The paced sender sleeps until this long before a message is due, then looks at the clock.
+const WAKE_EARLY: Duration = Duration::from_micros(200);
+/// Times a second, unless said.
+const RATE: f64 = 1000.0;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,10 +274,24 @@ mod tests {
             payload: Payload::Loan,
             message_size: 0,
             seconds: 1.0,
-            rate: 3.0,
+            pace: Pace(Some(3.0)),
             in_flight: 1,
         };
-        assert_eq!(spec.due_ns(0), 0);
-        assert_eq!(spec.due_ns(3_000_000), 1_000_000_000_000_000);
+        assert_eq!(spec.pace.due_ns(0), 0);
+        assert_eq!(spec.pace.due_ns(3_000_000), 1_000_000_000_000_000);
+    }
+
+    #[test]
+    fn calls_wait_for_each_other_unless_a_pace_is_asked_for() {
+        assert_eq!(Pace::of(Pattern::Call, None).due_ns(7), 0);
+        assert_eq!(Pace::of(Pattern::Call, Some(100.0)).due_ns(7), 70_000_000);
+        assert_eq!(Pace::of(Pattern::Paced, None).due_ns(7), 7_000_000);
+        assert_eq!(Pace::of(Pattern::Ping, Some(100.0)).due_ns(7), 0);
+        let reference = Pace::of(Pattern::Call, Some(1e6)).of_reference();
+        assert_eq!(
+            reference.due_ns(1),
+            1_000_000,
+            "not while the one before is read"
+        );
     }
 }

@@ -127,6 +127,7 @@ impl Member {
             credentials: Credentials::default(),
             address: address.into(),
             info: info(id),
+            desk: Arc::default(),
         };
         Self {
             info: config.info.clone(),
@@ -150,14 +151,15 @@ impl Member {
         match event {
             MeshEvent::Joined { epoch } => self.epoch = epoch,
             MeshEvent::Reset => self.incoming = Some(Topology::default()),
-            MeshEvent::Changes(changes) => {
+            MeshEvent::Changes { changes, .. } => {
                 let topology = self.incoming.as_mut().unwrap_or(&mut self.topology);
                 for change in &changes {
                     topology.apply(change).unwrap();
                 }
             }
-            MeshEvent::SnapshotDone => self.topology = self.incoming.take().unwrap(),
+            MeshEvent::SnapshotDone { .. } => self.topology = self.incoming.take().unwrap(),
             MeshEvent::Lost { error } => self.lost.push(error),
+            MeshEvent::Dismissed => unreachable!("nobody asks"),
         }
     }
 

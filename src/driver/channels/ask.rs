@@ -12,7 +12,6 @@ use shmesh_shm::{
 use super::{Channels, Half, Incoming, NEXT_CHANNEL, Way};
 use crate::endpoint::{RxChannel, SubscriberEvent, SubscriberShared};
 use crate::error::Error;
-use crate::id::NodeId;
 use crate::link::LinkHandle;
 use crate::link::host::{Handed, HostLink};
 use crate::link::net::{NetLink, Sink};
@@ -33,28 +32,44 @@ impl Channels<'_> {
         let channel = NEXT_CHANNEL.fetch_add(1, Ordering::Relaxed);
         let ring = subscriber.ring;
         let deadline = subscriber.overflow.deadline();
+        let ends = (node.id, publisher.id, subscriber.endpoint.id);
+        let resumed = self.interrupted.remove(&ends);
         let attach = Attach {
             channel,
             publisher: publisher.id,
             topic: publisher.topic.clone(),
-            ty: subscriber.endpoint.ty.clone(),
+            // As it was announced: ours is the same, or any.
+            ty: publisher.ty.clone(),
             depth: ring.depth,
             held_max: ring.held_max,
             overwrites: ring.mode == Mode::Overwrite,
             block_ns: deadline.map(|max| u64::try_from(max.as_nanos()).unwrap_or(u64::MAX)),
             bell: subscriber.bell_index,
+            history: subscriber.history,
+            // What came before the interruption is not known exactly with memory: then nothing of
+            // the history comes, and nothing twice.
+            from: resumed.map_or(0, |expected| expected.unwrap_or(u64::MAX)),
+            lifespan_ns: subscriber.lifespan_ns,
+            merged_as: subscriber.is_merging().then_some(subscriber.endpoint.id),
         };
         let origin = Arc::new(Origin {
             node: node.id.0,
             endpoint: publisher.id,
             node_name: node.name.clone(),
+            topic: publisher.topic.clone(),
+            about: Some(Arc::new(publisher.ty.clone())),
         });
         let attach = LinkFrame::Attach(attach);
         let half = match &link {
             LinkHandle::Host(host) => ask_for_memory(host, subscriber, &attach)?,
             LinkHandle::Net(net) => {
                 let is_same_clock = node.host == self.shared.info.host;
-                let half = self.prepare_sink(net, subscriber, &origin, channel, is_same_clock)?;
+                let place = Place {
+                    channel,
+                    expected: resumed.flatten(),
+                    is_same_clock,
+                };
+                let half = self.prepare_sink(net, subscriber, &origin, place)?;
                 net.send(&attach);
                 half
             }
@@ -67,6 +82,7 @@ impl Channels<'_> {
                 subscriber,
                 origin,
                 way,
+                progress: None,
             },
         );
         Ok(true)
@@ -74,15 +90,18 @@ impl Channels<'_> {
 
     /// The ring that a network link fills for our subscriber; its reading end.
     fn prepare_sink(
-        &mut self,
+        &self,
         net: &Arc<NetLink>,
         subscriber: &Arc<SubscriberShared>,
         origin: &Arc<Origin>,
-        channel: u64,
-        is_same_clock: bool,
+        place: Place,
     ) -> Result<Half, Error> {
+        let Place {
+            channel,
+            expected,
+            is_same_clock,
+        } = place;
         let (page, fencing) = (&self.shared.bells, self.shared.fencing);
-        let ends = (NodeId(origin.node), origin.endpoint, subscriber.endpoint.id);
         let space = match subscriber.ring.mode {
             Mode::Keep => Some(net.room_ringer(page, fencing)?),
             Mode::Overwrite => None,
@@ -92,7 +111,6 @@ impl Channels<'_> {
         let (ring, borrows) = subscriber.ring.halves_on_heap();
         let producer = Producer::new(ring.clone(), borrows.clone(), subscriber.ring)?;
         let consumer = Consumer::new(ring, borrows, subscriber.ring, Arc::clone(origin), space)?;
-        let expected = self.interrupted.remove(&ends);
         let mut sink = Sink::new(channel, producer, Arc::clone(subscriber), bell, expected);
         if !is_same_clock {
             sink.forget_times();
@@ -122,6 +140,7 @@ impl Channels<'_> {
         else {
             return Err(Error::Protocol("channel given twice"));
         };
+        incoming.progress = Some(rx.consumer.progress());
         incoming.subscriber.tell(SubscriberEvent::Add(rx));
         net.start(channel, sequence);
         net.send(&LinkFrame::Ready { channel });
@@ -168,6 +187,10 @@ impl Channels<'_> {
         let bytes = bytes_with_rounding(RingHalf::bytes(capacity));
         let ring = RingHalf::open(PeerSegment::map(half, bytes)?, capacity)?;
         let consumer = Consumer::new(ring, borrows, subscriber.ring, origin, space)?;
+        let progress = consumer.progress();
+        if let Some(incoming) = self.incoming_over(link, channel) {
+            incoming.progress = Some(progress);
+        }
         let mut rx = RxChannel::new(channel, consumer);
         for (number, segment) in segments {
             rx.add_segment(number, segment);
@@ -176,6 +199,14 @@ impl Channels<'_> {
         link.send(&LinkFrame::Ready { channel });
         Ok(())
     }
+}
+
+/// Where a sink takes its place.
+struct Place {
+    channel: u64,
+    /// With which message an earlier one would have gone on.
+    expected: Option<u64>,
+    is_same_clock: bool,
 }
 
 /// Asks the publisher's node for memory, and hands over ours.

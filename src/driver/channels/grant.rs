@@ -20,6 +20,7 @@ use crate::link::host::{Handed, HostLink};
 use crate::link::net::{FEED_HELD_MAX, Feed, FeedEvent, NetLink};
 use crate::link::session::{Attach, LinkFrame};
 use crate::name::escaped;
+use crate::publisher::Wanted;
 use crate::topology::Endpoint;
 
 /// A channel of one of our publishers over a link.
@@ -75,7 +76,7 @@ impl Channels<'_> {
             Ok(false) => link.send(&LinkFrame::Closed { channel }),
             Err(error) => {
                 let (reason, topic) = (error.to_string(), escaped(&attach.topic));
-                tracing::warn!(topic, reason, "channel refused");
+                tracing::warn!(target: "shmesh::channel", topic, reason, "channel refused");
                 link.send(&LinkFrame::Refused { channel, reason });
             }
         }
@@ -129,19 +130,20 @@ impl Channels<'_> {
         let tx = wish.sending_end(&peer.name, producer, Wake::Bell(bell));
         let event = Handed::Event(publisher.bell.try_clone()?);
         let channel = key.channel;
-        let attached = LinkFrame::Attached {
-            channel,
-            bell: publisher.bell_index,
-            sequence: publisher.sent(),
-        };
+        let bell = publisher.bell_index;
         let outlet = Outlet::Host {
             link: host.clone(),
             channel,
         };
-        let introduce = |segments: &[(u32, Arc<Segment>)]| {
+        let introduce = |segments: &[(u32, Arc<Segment>)], sequence| {
             for (number, segment) in segments {
                 host.send_segment(channel, *number, segment);
             }
+            let attached = LinkFrame::Attached {
+                channel,
+                bell,
+                sequence,
+            };
             host.send(&attached, vec![Handed::Segment(segment), event]);
         };
         let is_added = publisher.add(tx, outlet, introduce);
@@ -180,6 +182,7 @@ impl Channels<'_> {
         let consumer = Consumer::new(ring, borrows, config, origin, space)?;
         let credit = (config.mode == Mode::Keep).then_some(config.depth);
         let mut rx = RxChannel::new(channel, consumer);
+        let merged_as = wish.attach.merged_as;
         let peer = self.links.get(&link.peer()).ok_or(Error::Closed)?;
         let tx = wish.sending_end(
             &peer.name,
@@ -190,17 +193,20 @@ impl Channels<'_> {
             link: Arc::clone(net),
             channel,
         };
-        let attached = LinkFrame::Attached {
-            channel,
-            bell: 0,
-            sequence: publisher.sent(),
-        };
-        let introduce = |segments: &[(u32, Arc<Segment>)]| {
+        let introduce = |segments: &[(u32, Arc<Segment>)], sequence| {
             for (number, segment) in segments {
                 rx.add_segment(*number, Arc::clone(segment) as _);
             }
-            net.send(&attached);
-            net.tell(FeedEvent::Add(Box::new(Feed::new(rx, credit))));
+            let bell = 0;
+            net.send(&LinkFrame::Attached {
+                channel,
+                bell,
+                sequence,
+            });
+            let mut feed = Box::new(Feed::new(rx, credit, merged_as));
+            feed.lifespan_ns = wish.attach.lifespan_ns;
+            feed.priority = publisher.priority;
+            net.tell(FeedEvent::Add(feed));
         };
         let is_added = publisher.add(tx, outlet, introduce);
         self.note_granted(is_added, link, wish, publisher);
@@ -263,13 +269,19 @@ struct Wish<'a> {
 impl Wish<'_> {
     fn sending_end(&self, subscriber_name: &str, producer: Producer, wake: Wake) -> TxChannel {
         let deadline = self.attach.block_ns.map(Duration::from_nanos);
-        TxChannel::new(
+        let mut tx = TxChannel::new(
             self.key,
             subscriber_name.to_owned(),
             producer,
             wake,
             deadline,
-        )
+            Wanted {
+                count: self.attach.history,
+                from: self.attach.from,
+            },
+        );
+        tx.is_merged = self.attach.merged_as.is_some();
+        tx
     }
 }
 

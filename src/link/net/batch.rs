@@ -7,11 +7,12 @@ use std::ops::Range;
 
 use shmesh_shm::Received;
 
+use super::cut::Cut;
 use crate::compression::{Compression, Packer};
 use crate::link::wire::{MessageHeader, PackedHeader};
 
 /// Bytes that are gathered for one write, if there are so many.
-pub(super) const BATCH_BYTES: usize = 256 << 10;
+pub(super) const BATCH_BYTES: usize = 512 << 10;
 /// Slices of one write: Linux takes 1,024.
 pub(super) const SLICES_MAX: usize = 1024;
 /// So many are kept on the stack.
@@ -23,6 +24,8 @@ enum Part {
     Bytes(Range<usize>),
     /// A message's payload, held until it is written.
     Payload(Received),
+    /// A part of the payload of the message that is cut.
+    Fragment(Range<usize>),
 }
 
 /// An inline payload has to be copied out of its slot whatever comes then, and is copied behind its
@@ -40,6 +43,15 @@ pub(super) struct Batch {
     packer: Option<Box<Packer>>,
     /// Bytes that this saved of what was gathered since the batch was empty.
     saved: usize,
+    /// The message of which fragments were put in: the last thing in here, so that what is more
+    /// urgent waits for no others.
+    cut: Option<Cut>,
+    /// True if large messages are cut now.
+    pub(super) is_cutting: bool,
+    /// Fragments of one that may go at once now.
+    pub(super) fragments_max: usize,
+    /// Bytes in fragments so far, as they were.
+    pub(super) fragment_bytes: u64,
 }
 
 impl Batch {
@@ -57,7 +69,9 @@ impl Batch {
     /// True if more may be put in. What compression saved counts as if it were there: it took the
     /// longer.
     pub(super) fn has_room(&self) -> bool {
-        self.len + self.saved < BATCH_BYTES && self.parts.len() + 2 <= SLICES_MAX
+        self.len + self.saved < BATCH_BYTES
+            && self.parts.len() + 2 <= SLICES_MAX
+            && self.cut.is_none()
     }
 
     /// See [`has_room`](Self::has_room).
@@ -71,7 +85,7 @@ impl Batch {
         self.note_bytes(start);
     }
 
-    /// Puts a message in.
+    /// Puts a message in, whole.
     #[inline]
     pub(super) fn push_message(&mut self, channel: u64, message: Received) {
         let start = self.buffer.len();
@@ -115,6 +129,37 @@ impl Batch {
         true
     }
 
+    /// Puts the next fragments of a message in, as many as may go at once now; there is no room
+    /// behind them.
+    #[inline(never)]
+    pub(super) fn push_fragments(&mut self, mut cut: Cut) {
+        debug_assert!(self.cut.is_none());
+        for _ in 0..self.fragments_max {
+            let (start, at) = (self.buffer.len(), cut.at());
+            let range = cut.push_fragment(&mut self.buffer, self.packer.as_deref_mut());
+            self.note_bytes(start);
+            match range {
+                Ok(range) => {
+                    self.len += range.len();
+                    self.parts.push_back(Part::Fragment(range));
+                }
+                Err(saved) => self.saved += saved,
+            }
+            let len = (cut.at() - at) as u64;
+            self.fragment_bytes = self.fragment_bytes.wrapping_add(len);
+            if cut.is_done() {
+                break;
+            }
+        }
+        self.cut = Some(cut);
+    }
+
+    /// The message of which there are more fragments to come, once the last is written.
+    pub(super) fn take_cut(&mut self) -> Option<Cut> {
+        debug_assert!(self.is_empty());
+        self.cut.take()
+    }
+
     #[inline]
     fn note_bytes(&mut self, start: usize) {
         let end = self.buffer.len();
@@ -146,6 +191,7 @@ impl Batch {
             let bytes = match part {
                 Part::Bytes(range) => &self.buffer[range.clone()],
                 Part::Payload(message) => message.bytes(),
+                Part::Fragment(range) => self.cut.as_ref().map_or(&[][..], |cut| cut.bytes(range)),
             };
             IoSlice::new(&bytes[std::mem::take(&mut skipped)..])
         })
@@ -158,7 +204,7 @@ impl Batch {
         self.written += count;
         while let Some(part) = self.parts.front() {
             let len = match part {
-                Part::Bytes(range) => range.len(),
+                Part::Bytes(range) | Part::Fragment(range) => range.len(),
                 Part::Payload(message) => message.len(),
             };
             if self.written < len {
@@ -169,6 +215,8 @@ impl Batch {
         }
         self.buffer.clear();
         self.saved = 0;
+        // Given back at once where it is all out.
+        self.cut = self.cut.take().filter(|cut| !cut.is_done());
     }
 
     /// Gives back the room that nothing is in, but for a little.

@@ -8,8 +8,11 @@
 //! without.
 
 mod batch;
+mod cut;
+mod group;
 mod reader;
 pub(crate) mod task;
+mod turns;
 mod writer;
 
 use std::cell::RefCell;
@@ -198,6 +201,18 @@ impl NetLink {
         self.kick(0);
     }
 
+    /// Ends a feed. One that the writer has not taken in yet is not kept until it does: a peer that
+    /// does not read could have us make one after the other.
+    pub(crate) fn remove_feed(&self, channel: u64) {
+        let is_its = |event: &FeedEvent| match event {
+            FeedEvent::Add(feed) => feed.channel() == channel,
+            _ => false,
+        };
+        if self.news.take_back(is_its).is_none() {
+            self.tell(FeedEvent::Remove { channel });
+        }
+    }
+
     /// Something is to be written: a message of `len` bytes, or news. True if that took the waking
     /// of the task. Never blocks.
     pub(crate) fn kick(&self, len: usize) -> bool {
@@ -282,7 +297,14 @@ impl NetLink {
             // with the Release stores of those who leave something.
             self.is_left_over.swap(false, Ordering::Acquire);
         }
-        let flushed = writer.flush(|slices| self.write(slices), bytes_max);
+        if writer.is_ageing() {
+            writer.now_ns = monotonic_ns();
+        }
+        let flushed = writer.flush(
+            |slices| self.write(slices),
+            || self.news.is_full(),
+            bytes_max,
+        );
         #[cfg(feature = "tls")]
         let flushed = match (flushed, &self.channel) {
             // What it has taken, but the socket has not.
@@ -393,6 +415,9 @@ impl NetLink {
 
     /// Reads once and passes on what came.
     fn pump(&self, reader: &mut Reader) -> Pumped {
+        if reader.is_dating {
+            reader.now_ns = monotonic_ns();
+        }
         let pumped = SCRATCH.with_borrow_mut(|scratch| {
             if scratch.is_empty() {
                 scratch.resize(READ_BYTES, 0);

@@ -6,6 +6,8 @@
 //! beginning is, and the rest is read straight into the chunk in which the subscriber finds them.
 //! Memory grows with what has come, within a bound for each channel, whatever the peer announces.
 
+mod fragments;
+mod large;
 mod packed;
 
 use std::collections::VecDeque;
@@ -18,17 +20,21 @@ use shmesh_shm::{
     PushError, Ringer, ShmError,
 };
 
+use self::fragments::Unfinished;
+use self::large::Large;
 use self::packed::Packed;
 use crate::endpoint::{SubscriberEvent, SubscriberShared};
 use crate::error::Error;
 use crate::limits::{
-    CHANNELS_PER_LINK_MAX, FRAME_BYTES_MAX, LINK_CREDITS_PER_S_MAX, LINK_FRAMES_PER_S_MAX,
-    LINK_FRAMES_WAITING_MAX, SINK_BYTES_MAX,
+    CHANNELS_PER_LINK_MAX, FRAGMENT_BYTES, FRAGMENTS_READ_BYTES, FRAME_BYTES_MAX,
+    LINK_CREDITS_PER_S_MAX, LINK_FRAMES_PER_S_MAX, LINK_FRAMES_WAITING_MAX, SINK_BYTES_MAX,
 };
 use crate::link::session::{LinkFrame, Path, Session};
 use crate::link::wire::{
-    self, CREDIT_BYTES, Credit, Item, MESSAGE_HEADER_BYTES, MessageHeader, PACKED_HEADER_BYTES,
+    self, CREDIT_BYTES, Credit, FRAGMENT_HEADER_BYTES, Item, MESSAGE_HEADER_BYTES, MessageHeader,
+    PACKED_HEADER_BYTES,
 };
+use crate::sample::ARRIVED;
 
 /// Bytes asked for at once, in memory that all links of a thread share.
 pub(super) const READ_BYTES: usize = 128 << 10;
@@ -61,8 +67,12 @@ pub(crate) struct Sink {
     is_touched: bool,
     /// True if the publisher's clock is that of this host.
     has_times: bool,
+    /// True if the subscriber merges it with others of its node, by their times.
+    is_merged: bool,
     /// True when the subscriber has the reading end: only then it can be told of memory.
     is_known: bool,
+    /// The message that comes in fragments.
+    unfinished: Option<Unfinished>,
 }
 
 impl Sink {
@@ -77,6 +87,7 @@ impl Sink {
         if let Some(expected) = expected {
             producer.begin(expected);
         }
+        let is_merged = subscriber.is_merging();
         Self {
             channel,
             producer,
@@ -92,7 +103,9 @@ impl Sink {
             credited: 0,
             is_touched: false,
             has_times: true,
+            is_merged,
             is_known: false,
+            unfinished: None,
         }
     }
 
@@ -102,11 +115,23 @@ impl Sink {
     }
 
     #[inline]
-    fn head_of(&self, header: &MessageHeader) -> Head {
+    fn head_of(&self, header: &MessageHeader, arrived_ns: u64) -> Head {
         Head {
             sequence: header.sequence,
-            sent_ns: if self.has_times { header.sent_ns } else { 0 },
+            sent_ns: if self.has_times {
+                header.sent_ns
+            } else if self.is_dating() {
+                arrived_ns | ARRIVED
+            } else {
+                0
+            },
         }
+    }
+
+    /// True if ages of its messages count from their arrival, or they are put in order by it: a
+    /// link brings them in the order in which they were sent.
+    fn is_dating(&self) -> bool {
+        !self.has_times && (self.is_merged || self.subscriber.lifespan_ns.is_some())
     }
 
     /// Number of the next message; of one that begins it is `sequence`.
@@ -289,16 +314,12 @@ fn retire_idle(arena: &mut Arena<HeapStore>, subscriber: &SubscriberShared, chan
 /// Lent chunks of a channel from which on those that came back are looked for.
 const COLLECT_AT: usize = 8;
 
+/// Bytes asked for behind a fragment that is read into its chunk: the header of the next, and of a
+/// small message or two between them.
+const BEHIND_FRAGMENT_BYTES: usize = 4 << 10;
+
 /// Room that an idle link keeps.
 const PARTIAL_BYTES_KEPT: usize = 4096;
-
-/// A message that is being read into its chunk.
-#[derive(Debug)]
-struct Large {
-    header: MessageHeader,
-    chunk: Chunk<HeapBlock>,
-    filled: usize,
-}
 
 /// How a look at the socket ended.
 #[derive(Debug)]
@@ -325,6 +346,9 @@ pub(super) struct Reader {
     takes_packed: bool,
     /// Bytes of a payload that nobody wants.
     unwanted: usize,
+    /// Bytes of fragments that were read, or are being read, and what the peer knows of that.
+    fragment_bytes: u64,
+    fragment_bytes_said: u64,
     session: Session,
     /// For the driver.
     frames: VecDeque<LinkFrame>,
@@ -333,6 +357,11 @@ pub(super) struct Reader {
     credit_count: u32,
     /// For the writer: how much our peer's subscribers took.
     pub(super) credits: Vec<Credit>,
+    /// True if some sink's messages are dated at arrival: then who pumps says the time before.
+    pub(super) is_dating: bool,
+    pub(super) now_ns: u64,
+    /// When the last message arrived.
+    arrived_ns: u64,
 }
 
 impl Reader {
@@ -345,15 +374,21 @@ impl Reader {
             packed: None,
             takes_packed,
             unwanted: 0,
+            fragment_bytes: 0,
+            fragment_bytes_said: 0,
             session: Session::new(Path::Network),
             frames: VecDeque::new(),
             frame_count: 0,
             credit_count: 0,
             credits: Vec::new(),
+            is_dating: false,
+            now_ns: 0,
+            arrived_ns: 0,
         }
     }
 
     pub(super) fn add_sink(&mut self, sink: Sink) {
+        self.is_dating |= sink.is_dating();
         self.sinks.push(sink);
     }
 
@@ -404,8 +439,13 @@ impl Reader {
         self.sinks.iter().any(Sink::is_out_of_credit)
     }
 
-    /// Says how much our subscribers took, where it is time to.
+    /// Says how much our subscribers took, and we of fragments, where it is time to.
     pub(super) fn grant(&mut self, mut say: impl FnMut(Credit)) -> Result<(), Error> {
+        if self.fragment_bytes.wrapping_sub(self.fragment_bytes_said) >= FRAGMENTS_READ_BYTES {
+            self.fragment_bytes_said = self.fragment_bytes;
+            let (channel, taken) = (Credit::OF_FRAGMENTS, self.fragment_bytes);
+            say(Credit { channel, taken });
+        }
         for sink in &mut self.sinks {
             let channel = sink.channel;
             if let Some(taken) = sink.credit_due()? {
@@ -427,10 +467,18 @@ impl Reader {
         let kept = self.partial.len();
         scratch[..kept].copy_from_slice(&self.partial);
         let mut nothing = [];
+        let mut room = scratch.len();
         let rest = match &mut self.large {
-            Some(large) => &mut large.chunk.bytes_mut()[large.filled..large.header.len],
+            Some(large) => {
+                if large.goes_on() {
+                    // Else most of the next one would be copied out of there.
+                    room = BEHIND_FRAGMENT_BYTES;
+                }
+                &mut large.chunk.bytes_mut()[large.filled..large.until]
+            }
             None => &mut nothing[..],
         };
+        let scratch = &mut scratch[..room];
         let rest_len = rest.len();
         let asked = rest_len + scratch.len() - kept;
         let slices = &mut [IoSliceMut::new(rest), IoSliceMut::new(&mut scratch[kept..])];
@@ -492,6 +540,19 @@ impl Reader {
                     let rest = &rest[PACKED_HEADER_BYTES..];
                     at += PACKED_HEADER_BYTES + self.begin_packed(header, rest)?;
                 }
+                Some(Item::Beginning(header)) => {
+                    at += MESSAGE_HEADER_BYTES;
+                    self.begin_fragments(header)?;
+                }
+                Some(Item::Fragment(header)) => {
+                    let rest = &rest[FRAGMENT_HEADER_BYTES..];
+                    let Some(count) = self.take_fragment(&header, rest)? else {
+                        break;
+                    };
+                    at += FRAGMENT_HEADER_BYTES + count;
+                    let len = header.len as u64;
+                    self.fragment_bytes = self.fragment_bytes.wrapping_add(len);
+                }
             }
         }
         self.partial.clear();
@@ -539,13 +600,21 @@ impl Reader {
         self.sinks.get_mut(self.last)
     }
 
+    /// When the message at hand arrived, which is after the one before it.
+    #[inline]
+    fn arrived_ns(&mut self) -> u64 {
+        self.arrived_ns = self.now_ns.max(self.arrived_ns + 1);
+        self.arrived_ns
+    }
+
     #[inline]
     fn deliver(&mut self, header: &MessageHeader, payload: &[u8]) -> Result<(), Error> {
+        let arrived_ns = self.arrived_ns();
         let Some(sink) = self.sink(header.channel) else {
             return Ok(());
         };
         sink.begin(header)?;
-        let head = sink.head_of(header);
+        let head = sink.head_of(header, arrived_ns);
         if payload.len() <= INLINE_BYTES {
             return sink.push_inline(head, payload);
         }
@@ -555,47 +624,6 @@ impl Reader {
         };
         chunk.bytes_mut()[..payload.len()].copy_from_slice(payload);
         sink.push_chunk(head, chunk, payload.len())
-    }
-
-    /// A large message of which `payload` has come.
-    fn begin_large(&mut self, header: MessageHeader, payload: &[u8]) {
-        let Some(sink) = self.sink(header.channel) else {
-            self.unwanted = header.len - payload.len();
-            return;
-        };
-        let Some(mut chunk) = sink.take_chunk(header.len) else {
-            if sink.begin(&header).is_ok() {
-                sink.refuse();
-            }
-            self.unwanted = header.len - payload.len();
-            return;
-        };
-        chunk.bytes_mut()[..payload.len()].copy_from_slice(payload);
-        let filled = payload.len();
-        self.large = Some(Large {
-            header,
-            chunk,
-            filled,
-        });
-    }
-
-    fn fill_large(&mut self, count: usize) -> Result<(), Error> {
-        let Some(large) = &mut self.large else {
-            return Ok(());
-        };
-        large.filled += count;
-        if large.filled < large.header.len {
-            return Ok(());
-        }
-        let Some(Large { header, chunk, .. }) = self.large.take() else {
-            return Ok(());
-        };
-        // The subscriber may be gone meanwhile; the chunk goes back on its own.
-        let Some(sink) = self.sink(header.channel) else {
-            return Ok(());
-        };
-        sink.begin(&header)?;
-        sink.push_chunk(sink.head_of(&header), chunk, header.len)
     }
 
     /// Wakes the subscribers that have news.
@@ -623,3 +651,4 @@ fn failed(source: std::io::Error) -> Pumped {
 
 const _: () = assert!(DIRECT_BYTES + MESSAGE_HEADER_BYTES < READ_BYTES);
 const _: () = assert!(FRAME_BYTES_MAX < READ_BYTES);
+const _: () = assert!(FRAGMENT_BYTES + FRAGMENT_HEADER_BYTES < READ_BYTES);

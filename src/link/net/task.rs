@@ -171,7 +171,21 @@ impl Task {
             match self.turn(events).await {
                 Ok(true) => {}
                 Ok(false) => return self.finish().await,
-                Err(error) => return error,
+                Err(error) => {
+                    self.read_out(events).await;
+                    return error;
+                }
+            }
+        }
+    }
+
+    /// Reads what had come before the end: it may have been found by a write, and the last that the
+    /// peer said may be that it leaves.
+    async fn read_out(&mut self, events: &mpsc::Sender<LinkEvent>) {
+        for _ in 0..LAST_TURNS {
+            let is_all = self.pump().unwrap_or(true);
+            if self.pass_frames(events).await.is_err() || is_all {
+                return;
             }
         }
     }
@@ -410,6 +424,9 @@ impl Task {
 const LEASED_WAKES_MAX: u32 = 16;
 /// Reads in one turn, so that writing has its turn, too.
 const READS_PER_TURN: usize = 16;
+
+/// And so many turns at the end of the link: more than the kernel keeps.
+const LAST_TURNS: usize = 64;
 
 /// Ready when the descriptor is; never without one, or if it is not asked for.
 async fn readiness(

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use shmesh_shm::{Chunk, Counter, Segment, ShmError, Swept};
 
-use super::Outbox;
+use super::{History, Outbox};
 use crate::endpoint::{TxChannel, lock};
 use crate::error::{Error, Holder};
 
 impl Outbox {
     /// A chunk of at least `len` bytes: one that is free, one that came back, one in a new
-    /// segment, or one taken from a subscriber that keeps only the last messages.
+    /// segment, or one taken from the history or from a subscriber that keeps only the last
+    /// messages.
     ///
     /// # Errors
     /// [`Error::ArenaFull`] names who holds how much; or why no memory could be had.
@@ -65,6 +66,9 @@ impl Outbox {
 
     #[cold]
     fn grow_for(&mut self, len: usize) -> Result<Chunk<Segment>, Error> {
+        if self.is_over {
+            return Err(Error::Closed);
+        }
         loop {
             let full = match self.arena.grow(len) {
                 Ok((number, segment)) => {
@@ -89,13 +93,28 @@ impl Outbox {
         }
     }
 
-    /// Takes unread messages from subscribers that allow it, oldest first, until a chunk fits.
+    /// Takes messages out of the history, and unread ones from subscribers that allow it, oldest
+    /// first, until a chunk fits.
     fn evict_for(&mut self, len: usize) -> Option<Chunk<Segment>> {
+        let shared = Arc::clone(&self.shared);
+        let mut kept = shared.history.as_ref().map(History::lock);
+        if kept.is_some() {
+            // Under the lock, as `History` demands.
+            self.take_news();
+        }
         let Self {
             channels, arena, ..
         } = self;
         loop {
-            let mut has_evicted = false;
+            let forgotten = kept.as_mut().and_then(|kept| kept.give_way());
+            let mut has_evicted = forgotten.is_some();
+            if let Some(id) = forgotten {
+                arena.release(id);
+                // Perhaps nobody else had it.
+                if let Some(chunk) = arena.take(len) {
+                    return Some(chunk);
+                }
+            }
             for channel in channels.iter_mut() {
                 has_evicted |= channel.producer.evict_oldest(|id| arena.release(id));
             }

@@ -13,15 +13,16 @@ use clap::Parser;
 use rustix::process::{Resource, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use shmesh::rkyv::{Archive, Serialize};
-use shmesh::{Coordinator, Node, Overflow, Publisher, Subscriber, Transports};
+use shmesh::{Coordinator, Message, Node, Overflow, Publisher, Subscriber, Transports};
 use tokio::runtime::Runtime;
 
 /// Print a publisher's CPU time for a message to one and to eight nodes, and its memory for a link.
 #[derive(Debug, Parser)]
 #[command(after_help = "\
-Messages have 64 KiB as they are sent, and each is archived once. They are published without a
-pause: a subscriber of a `Block` subscription that is slower makes the publisher sleep. Its process
-has one core, that of the subscribers another. CPU time is that of all threads over all rounds;
+Messages have the sizes given, as they are sent, and each is archived once; a link costs about the
+same whatever the size, so that the ratio falls with it. They are published without a pause: a
+subscriber of a `Block` subscription that is slower makes the publisher sleep. Its process has one
+core, that of the subscribers another. CPU time is that of all threads, the median of the rounds;
 the kernel tells user from system time by samples, so `least` and `most` of a round may be far off.
 
 Memory is resident memory of the publisher's process with 100 nodes that subscribe, less that with
@@ -33,6 +34,9 @@ struct Args {
     /// Seconds of each measurement of CPU time
     #[arg(long, default_value_t = 4.0)]
     seconds: f64,
+    /// Sizes of messages in KiB
+    #[arg(long, value_delimiter = ',', default_value = "64,256,1024")]
+    sizes_kib: Vec<usize>,
     /// What this process does in a measurement
     #[arg(long, hide = true)]
     part: Option<String>,
@@ -44,11 +48,12 @@ const MANY: usize = 8;
 /// Links between which memory is compared.
 const LINKS_MIN: usize = 1;
 const LINKS_MAX: usize = 100;
-/// Bytes of a message as it is sent, and of what is in its archive beside the vector's bytes.
-const MESSAGE_BYTES: usize = 64 << 10;
+/// Bytes that an archive has beside those of its vector.
 const BESIDE_BYTES: usize = 16;
-/// Unread messages of a subscription: 2 MiB, as in `tcp-stream`.
-const DEPTH: u32 = 32;
+/// Bytes of a message where memory is measured.
+const IDLE_KIB: usize = 64;
+/// Unread bytes of a subscription, as in `tcp-stream`.
+const UNREAD_KIB: usize = 2048;
 /// Messages over each link before its memory is looked at again, and the pause before that, in
 /// which a link gives back what it does not need.
 const USES: u64 = 16;
@@ -59,7 +64,7 @@ const WAIT: Duration = Duration::from_secs(30);
 const BETWEEN_LOOKS: u64 = 64;
 const TOPIC: &str = "links";
 
-#[derive(Archive, Serialize)]
+#[derive(Archive, Serialize, Message)]
 #[rkyv(crate = shmesh::rkyv)]
 struct Frame {
     number: u64,
@@ -71,27 +76,34 @@ fn main() -> Result<()> {
     if let Some(part) = &args.part {
         return play(part);
     }
-    let (mut few, mut many) = (Vec::new(), Vec::new());
+    let mut rounds = vec![[Vec::new(), Vec::new()]; args.sizes_kib.len()];
     let (mut idle, mut used) = (Vec::new(), Vec::new());
     for round in 1..=args.rounds {
         eprint!("\rround {round}");
-        few.push(measured(&format!("publish {FEW} {}", args.seconds))?);
-        many.push(measured(&format!("publish {MANY} {}", args.seconds))?);
-        let least: [f64; 2] = measured(&format!("idle {LINKS_MIN} 0"))?;
-        let most: [f64; 2] = measured(&format!("idle {LINKS_MAX} 0"))?;
+        for (kib, rounds) in args.sizes_kib.iter().zip(&mut rounds) {
+            for (count, figures) in [FEW, MANY].iter().zip(rounds) {
+                let part = format!("publish {count} {kib} {}", args.seconds);
+                figures.push(measured(&part)?);
+            }
+        }
+        let least: [f64; 2] = measured(&format!("idle {LINKS_MIN} {IDLE_KIB} 0"))?;
+        let most: [f64; 2] = measured(&format!("idle {LINKS_MAX} {IDLE_KIB} 0"))?;
         let links = (LINKS_MAX - LINKS_MIN) as f64;
         idle.push((most[0] - least[0]) / links);
         used.push((most[1] - least[1]) / links);
     }
     eprintln!();
-    println!("CPU time of the publisher's process for a message of 64 KiB, us");
+    println!("CPU time of the publisher's process for a message, us");
     println!(
-        "{:<8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9}",
+        "{:<18} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9}",
         "", "user", "least", "most", "system", "msg/s", "messages"
     );
-    let (few_us, many_us) = (print_row(FEW, &few), print_row(MANY, &many));
-    let [user, system] = [0, 1].map(|idx| many_us[idx] / few_us[idx]);
-    println!("{:<8} {user:>8.2} {:>17} {system:>8.2}", "ratio", "");
+    for (kib, [few, many]) in args.sizes_kib.iter().zip(&rounds) {
+        let [few_us, many_us] =
+            [(FEW, few), (MANY, many)].map(|(count, rounds)| print_row(*kib, count, rounds));
+        let [user, system] = [0, 1].map(|idx| many_us[idx] / few_us[idx]);
+        println!("{:<18} {user:>8.2} {:>17} {system:>8.2}", "ratio", "");
+    }
     println!(
         "memory of a link, KiB: {:.1} idle, {:.1} after {USES} messages",
         median(idle),
@@ -100,16 +112,20 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Prints what the rounds come to; user and system time for a message, in microseconds. The sum
-/// and no median: a round has few samples of the kernel's.
-fn print_row(count: usize, rounds: &[[f64; 4]]) -> [f64; 2] {
+/// Prints what the rounds come to; user and system time for a message, in microseconds: medians of
+/// the rounds, for now and then one has the memory of the machine shared with others.
+fn print_row(kib: usize, count: usize, rounds: &[[f64; 4]]) -> [f64; 2] {
     let sum = |idx: usize| rounds.iter().map(|figures| figures[idx]).sum::<f64>();
     let (messages, seconds) = (sum(0), sum(1));
-    let [user_us, system_us] = [sum(2) / messages, sum(3) / messages];
-    let users = rounds.iter().map(|figures| figures[2] / figures[0]);
-    let (least, most) = (users.clone().reduce(f64::min), users.reduce(f64::max));
+    let per_message = |idx: usize| rounds.iter().map(move |figures| figures[idx] / figures[0]);
+    let [user_us, system_us] = [2, 3].map(|idx| median(per_message(idx).collect()));
+    let (least, most) = (
+        per_message(2).reduce(f64::min),
+        per_message(2).reduce(f64::max),
+    );
     println!(
-        "to {count:<5} {user_us:>8.2} {:>8.2} {:>8.2} {system_us:>8.2} {:>8.0} {messages:>9.0}",
+        "{:<18} {user_us:>8.2} {:>8.2} {:>8.2} {system_us:>8.2} {:>8.0} {messages:>9.0}",
+        format!("{kib:>5} KiB to {count}"),
         least.unwrap_or(f64::NAN),
         most.unwrap_or(f64::NAN),
         messages / seconds
@@ -162,22 +178,22 @@ impl Drop for Process {
 fn play(part: &str) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let words: Vec<&str> = part.split(' ').collect();
-    let [part, count, seconds] = words[..] else {
+    let [part, count, kib, seconds] = words[..] else {
         bail!("--part is for this program only")
     };
-    let (count, seconds) = (count.parse()?, seconds.parse()?);
+    let (count, kib) = (count.parse()?, kib.parse()?);
     match part {
-        "publish" => publish(count, Duration::from_secs_f64(seconds)),
-        "idle" => idle(count),
-        "subscribe" => subscribe(count),
+        "publish" => publish(count, kib, Duration::from_secs_f64(seconds.parse()?)),
+        "idle" => idle(count, kib),
+        "subscribe" => subscribe(count, kib),
         _ => bail!("--part is for this program only"),
     }
 }
 
 /// Says how many messages it sent, in how many seconds, and the microseconds of user and of
 /// system time that took.
-fn publish(count: usize, time: Duration) -> Result<()> {
-    let mut sender = Sender::connect(count)?;
+fn publish(count: usize, kib: usize, time: Duration) -> Result<()> {
+    let mut sender = Sender::connect(count, kib)?;
     // The first messages warm up.
     sender.send_for(time / 4)?;
     let (before, started) = (CpuTime::of_this_process()?, Instant::now());
@@ -190,8 +206,8 @@ fn publish(count: usize, time: Duration) -> Result<()> {
 }
 
 /// Says the KiB of this process with so many links, before and after they were used.
-fn idle(count: usize) -> Result<()> {
-    let mut sender = Sender::connect(count)?;
+fn idle(count: usize, kib: usize) -> Result<()> {
+    let mut sender = Sender::connect(count, kib)?;
     std::thread::sleep(PAUSE);
     let idle = resident_kib()?;
     for _ in 0..USES {
@@ -211,8 +227,8 @@ struct Sender {
 }
 
 impl Sender {
-    fn connect(count: usize) -> Result<Self> {
-        let mut subscribers = Process::start(&format!("subscribe {count} 0"))?;
+    fn connect(count: usize, kib: usize) -> Result<Self> {
+        let mut subscribers = Process::start(&format!("subscribe {count} {kib} 0"))?;
         // Before threads are started, which take it over.
         pin(0)?;
         let runtime = runtime()?;
@@ -224,7 +240,7 @@ impl Sender {
             ensure!(started.elapsed() < WAIT, "a subscriber did not come");
             std::thread::sleep(Duration::from_millis(1));
         }
-        let bytes = vec![0x5a; MESSAGE_BYTES - BESIDE_BYTES];
+        let bytes = vec![0x5a; (kib << 10) - BESIDE_BYTES];
         Ok(Self {
             publisher,
             frame: Frame { number: 0, bytes },
@@ -257,14 +273,14 @@ impl Sender {
         );
         self.frame.number += 1;
         let bytes = self.publisher.stats().bytes;
-        let due = self.frame.number * MESSAGE_BYTES as u64;
+        let due = self.frame.number * (self.frame.bytes.len() + BESIDE_BYTES) as u64;
         ensure!(bytes == due, "{bytes} bytes sent, not {due}");
         Ok(())
     }
 }
 
 /// Receives with so many nodes until it is killed; says where the coordinator is.
-fn subscribe(count: usize) -> Result<()> {
+fn subscribe(count: usize, kib: usize) -> Result<()> {
     pin(1)?;
     let mut files = getrlimit(Resource::Nofile);
     files.current = files.maximum;
@@ -277,7 +293,7 @@ fn subscribe(count: usize) -> Result<()> {
     for number in 0..count {
         let node = join(&format!("subscriber-{number}"), &address)?;
         let overflow = Overflow::Block {
-            depth: DEPTH,
+            depth: u32::try_from(UNREAD_KIB / kib)?.max(2),
             deadline: WAIT,
         };
         let subscriber = node.subscriber::<Frame>(TOPIC).overflow(overflow);

@@ -65,8 +65,9 @@ impl Reader {
     }
 
     fn deliver_packed(&mut self, header: &PackedHeader, packed: &[u8]) -> Result<(), Error> {
+        let arrived_ns = self.arrived_ns();
         match self.sink(header.message.channel) {
-            Some(sink) => sink.push_packed(header, packed),
+            Some(sink) => sink.push_packed(header, packed, arrived_ns),
             None => Ok(()),
         }
     }
@@ -75,10 +76,15 @@ impl Reader {
 impl Sink {
     /// What cannot be decompressed ends the link. The message was not begun then: it is counted as
     /// lost by the next link.
-    fn push_packed(&mut self, header: &PackedHeader, packed: &[u8]) -> Result<(), Error> {
+    fn push_packed(
+        &mut self,
+        header: &PackedHeader,
+        packed: &[u8],
+        arrived_ns: u64,
+    ) -> Result<(), Error> {
         let (message, len) = (&header.message, header.message.len);
         let broken = Error::Protocol("a compressed payload that is none");
-        let head = self.head_of(message);
+        let head = self.head_of(message, arrived_ns);
         if len <= INLINE_BYTES {
             let mut payload = [0; INLINE_BYTES];
             if !unpack(packed, &mut payload[..len]) {

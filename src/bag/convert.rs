@@ -1,0 +1,186 @@
+//! The same messages in another file: whole again if it was cut off, without what is damaged,
+//! compressed or not, as JSON.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use super::channel::{Channel, SchemaRecord};
+use super::reader::BagReader;
+use super::recorder::{Message, Recorder, Target};
+use super::{BagError, summary};
+use crate::codec::{Codec, MsgPackCodec};
+use crate::schema::Reader;
+use crate::topology::{Encoding, TopicType};
+
+/// What becomes of messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum To {
+    /// They keep their bytes.
+    #[default]
+    Same,
+    /// They become JSON where their form is known, and keep their bytes elsewhere.
+    Json,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Converted {
+    /// Messages that were written.
+    pub messages: u64,
+    /// Messages left out, for they are no values of their type.
+    pub invalid: u64,
+    /// The first of these.
+    pub first_invalid: Option<String>,
+    /// Topics whose messages kept their bytes, for their form is not known.
+    pub unchanged: Vec<String>,
+    /// Parts of the file that were left out, for they are damaged.
+    pub damages: Vec<String>,
+}
+
+/// How messages of a channel become JSON.
+enum Form {
+    /// As they are.
+    Same,
+    MsgPack,
+    Archive(Box<Reader>),
+}
+
+/// A channel of the file, in the other.
+struct Place {
+    channel: u16,
+    form: Form,
+}
+
+/// Records all messages of a file again. What is damaged is left out.
+///
+/// # Errors
+/// What the system says of reading or writing.
+pub fn convert<R: Read, T: Target>(
+    reader: &mut BagReader<R>,
+    recorder: &mut Recorder<T>,
+    to: To,
+) -> Result<Converted, BagError> {
+    let mut converted = Converted::default();
+    let mut places: Vec<Option<Place>> = Vec::new();
+    let mut json = Vec::new();
+    loop {
+        let message = match reader.next_message() {
+            Ok(Some(message)) => message,
+            Ok(None) => break,
+            Err(error) => {
+                if matches!(error, BagError::Io { .. }) {
+                    return Err(error);
+                }
+                if converted.damages.len() < summary::DAMAGES_MAX {
+                    converted.damages.push(error.to_string());
+                }
+                if error.is_fatal() {
+                    break;
+                }
+                continue;
+            }
+        };
+        let idx = usize::from(message.number);
+        if places.len() <= idx {
+            places.resize_with(idx + 1, || None);
+        }
+        let place = match &mut places[idx] {
+            Some(place) => place,
+            none => none.insert(place(message.channel, recorder, to, &mut converted)?),
+        };
+        json.clear();
+        if let Err(reason) = place.form.write(message.payload, &mut json) {
+            converted.invalid += 1;
+            let topic = &message.channel.topic;
+            let sequence = message.sequence;
+            converted
+                .first_invalid
+                .get_or_insert_with(|| format!("message {sequence} on {topic}: {reason}"));
+            continue;
+        }
+        converted.messages += 1;
+        recorder.record(&Message {
+            channel: place.channel,
+            sequence: u64::from(message.sequence),
+            log_ns: message.log_ns,
+            publish_ns: message.publish_ns,
+            lost_before: message.lost_before,
+            payload: place.form.payload(message.payload, &json),
+        })?;
+    }
+    recorder.finish()?;
+    Ok(converted)
+}
+
+/// Adds a channel to the other file.
+fn place<T: Target>(
+    channel: &Channel,
+    recorder: &mut Recorder<T>,
+    to: To,
+    converted: &mut Converted,
+) -> Result<Place, BagError> {
+    let (channel, form) = match to {
+        To::Same => (channel.clone(), Form::Same),
+        To::Json => as_json(channel).unwrap_or_else(|| {
+            if !converted.unchanged.contains(&channel.topic) {
+                converted.unchanged.push(channel.topic.clone());
+            }
+            (channel.clone(), Form::Same)
+        }),
+    };
+    let channel = recorder.add(channel)?;
+    Ok(Place { channel, form })
+}
+
+/// The channel that has JSON of the same messages, if there can be one.
+fn as_json(channel: &Channel) -> Option<(Channel, Form)> {
+    let name = &channel.ty.name;
+    let (schema, form) = match &channel.ty.encoding {
+        Encoding::Json => (channel.schema.clone(), Form::Same),
+        Encoding::MsgPack => (None, Form::MsgPack),
+        Encoding::Rkyv => {
+            let schema = channel.schema.as_ref()?.schema().ok()??;
+            let text = schema.json_schema();
+            let reader = Reader::new(Arc::new(schema)).ok()?;
+            let record = SchemaRecord::json(name, text);
+            (Some(record), Form::Archive(Box::new(reader)))
+        }
+        _ => return None,
+    };
+    let ty = TopicType {
+        encoding: Encoding::Json,
+        name: name.clone(),
+        hash: 0,
+    };
+    let any = || SchemaRecord::json(name, r#"{"type":"object"}"#.into());
+    let json = Channel {
+        ty,
+        schema: Some(schema.unwrap_or_else(any)),
+        ..channel.clone()
+    };
+    Some((json, form))
+}
+
+impl Form {
+    /// Writes the message as JSON, unless it stays as it is.
+    fn write(&self, payload: &[u8], json: &mut Vec<u8>) -> Result<(), String> {
+        match self {
+            Self::Same => Ok(()),
+            Self::MsgPack => {
+                let value = <MsgPackCodec as Codec<serde_json::Value>>::decode(payload);
+                let value = value.map_err(|error| error.to_string())?;
+                serde_json::to_writer(json, &value).map_err(|error| error.to_string())
+            }
+            Self::Archive(reader) => reader
+                .json(payload, json)
+                .map_err(|error| error.to_string()),
+        }
+    }
+
+    fn payload<'a>(&self, payload: &'a [u8], json: &'a [u8]) -> &'a [u8] {
+        match self {
+            Self::Same => payload,
+            Self::MsgPack | Self::Archive(_) => json,
+        }
+    }
+}

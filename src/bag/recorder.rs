@@ -1,0 +1,535 @@
+//! Which message goes into which file. Messages in, files out; no clock and no subscription here.
+
+use std::collections::HashMap;
+use std::io;
+
+use super::channel::Channel;
+use super::chunk::{ChunkBuilder, ChunkCompression, Sealed};
+use super::file::{BagFile, Storage};
+use super::format::MessageHead;
+use super::ring::Ring;
+use super::{BagError, LOSSES};
+use crate::id::NodeId;
+use crate::limits::{
+    BAG_ALONE_BYTES, BAG_CHANNELS_MAX, BAG_CHUNK_BYTES_DEFAULT, BAG_CHUNK_BYTES_MAX,
+    BAG_CHUNK_MS_MAX, BAG_LAST_BYTES_DEFAULT,
+};
+
+/// When another file is begun.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Split {
+    /// When one would have more bytes. A single message may be larger.
+    pub bytes: Option<u64>,
+    /// When one would have messages of a longer time, in nanoseconds.
+    pub ns: Option<u64>,
+}
+
+/// How a recording is made.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Compresses chunks.
+    pub is_compressed: bool,
+    /// Bytes that are written at once.
+    pub chunk_bytes: usize,
+    /// When another file is begun.
+    pub split: Split,
+    /// Keeps the messages of so many nanoseconds in memory, and writes them when told.
+    pub last_ns: Option<u64>,
+    /// In so much memory.
+    pub last_bytes_max: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            is_compressed: false,
+            chunk_bytes: BAG_CHUNK_BYTES_DEFAULT,
+            split: Split::default(),
+            last_ns: None,
+            last_bytes_max: BAG_LAST_BYTES_DEFAULT,
+        }
+    }
+}
+
+/// Where the files of a recording come from.
+pub trait Target {
+    /// What a file is written to.
+    type Storage: Storage;
+    /// Makes an empty file: number 0 is the first of the recording.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn open(&mut self, number: u32) -> io::Result<Self::Storage>;
+}
+
+/// A message to be recorded.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// Whose: what [`Recorder::add`] gave.
+    pub channel: u16,
+    /// The number its publisher gave it.
+    pub sequence: u64,
+    /// When it is recorded, in nanoseconds since 1970.
+    pub log_ns: u64,
+    /// When it was sent, by the same clock.
+    pub publish_ns: u64,
+    /// Messages of this publisher that were lost just before it.
+    pub lost_before: u64,
+    /// Its bytes.
+    pub payload: &'a [u8],
+}
+
+/// What came of a publisher's messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Messages that were recorded.
+    pub recorded: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Messages that were lost.
+    pub lost: u64,
+}
+
+/// A file of the last seconds that was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// Which file.
+    pub number: u32,
+    /// Messages in it.
+    pub messages: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// True if there was no memory for all of the last seconds.
+    pub is_short: bool,
+}
+
+#[derive(Debug)]
+enum Out<S> {
+    File {
+        file: BagFile<S>,
+        /// When its first message was recorded.
+        start_ns: Option<u64>,
+        /// Losses that its metadata have.
+        losses_noted: u64,
+    },
+    Ring(Ring),
+    /// Nothing is written any more.
+    Over,
+}
+
+/// Records messages.
+#[derive(Debug)]
+pub struct Recorder<T: Target> {
+    config: Config,
+    target: T,
+    out: Out<T::Storage>,
+    files: u32,
+    channels: Vec<Channel>,
+    /// The schema of each, 0 for none.
+    schema_ids: Vec<u16>,
+    /// The first channel that has it, of each schema.
+    schemas: Vec<u16>,
+    by_publisher: HashMap<(NodeId, u32), u16>,
+    counts: Vec<Count>,
+    chunk: ChunkBuilder,
+    /// Messages that were taken and could not be written.
+    unwritten: u64,
+    /// Bytes of the files before this one.
+    bytes_before: u64,
+    /// When losses were noted last.
+    looked_ns: u64,
+}
+
+impl<T: Target> Recorder<T> {
+    /// Begins a recording: makes its first file, unless it keeps the last seconds in memory.
+    ///
+    /// # Errors
+    /// [`BagError::Option`] for what cannot be meant; what the system says.
+    pub fn new(config: Config, mut target: T) -> Result<Self, BagError> {
+        if !(1..=BAG_CHUNK_BYTES_MAX).contains(&config.chunk_bytes) {
+            return Err(BagError::Option(format!(
+                "chunks of {} bytes; allowed are 1 to {BAG_CHUNK_BYTES_MAX}",
+                config.chunk_bytes
+            )));
+        }
+        let out = match config.last_ns {
+            Some(last_ns) => Out::Ring(Ring::new(last_ns, config.last_bytes_max)),
+            None => open(&mut target, 0)?,
+        };
+        Ok(Self {
+            chunk: ChunkBuilder::new(match config.is_compressed {
+                true => ChunkCompression::Lz4,
+                false => ChunkCompression::None,
+            }),
+            files: u32::from(config.last_ns.is_none()),
+            config,
+            target,
+            out,
+            channels: Vec::new(),
+            schema_ids: Vec::new(),
+            schemas: Vec::new(),
+            by_publisher: HashMap::new(),
+            counts: Vec::new(),
+            unwritten: 0,
+            bytes_before: 0,
+            looked_ns: 0,
+        })
+    }
+
+    /// The channel of a publisher, if it was added.
+    #[must_use]
+    pub fn channel(&self, publisher: (NodeId, u32)) -> Option<u16> {
+        self.by_publisher.get(&publisher).copied()
+    }
+
+    /// Adds a channel.
+    ///
+    /// # Errors
+    /// [`BagError::TooManyChannels`].
+    pub fn add(&mut self, channel: Channel) -> Result<u16, BagError> {
+        let max = BAG_CHANNELS_MAX;
+        // Numbered from 1, as tools are used to.
+        let id = u16::try_from(self.channels.len() + 1);
+        let id = id.map_err(|_| BagError::TooManyChannels { max })?;
+        if let Some(publisher) = &channel.publisher {
+            let key = (publisher.node, publisher.endpoint);
+            self.by_publisher.insert(key, id);
+        }
+        let schema_id = channel.schema.as_ref().map_or(0, |schema| {
+            let is_same = |first: &u16| self.of(*first).schema.as_ref() == Some(schema);
+            let known = self.schemas.iter().position(is_same);
+            let idx = known.unwrap_or_else(|| {
+                self.schemas.push(id);
+                self.schemas.len() - 1
+            });
+            // No more than there are channels.
+            u16::try_from(idx + 1).unwrap_or(u16::MAX)
+        });
+        self.channels.push(channel);
+        self.schema_ids.push(schema_id);
+        self.counts.push(Count::default());
+        Ok(id)
+    }
+
+    fn of(&self, id: u16) -> &Channel {
+        &self.channels[usize::from(id) - 1]
+    }
+
+    /// The channels, each with what came of its messages. The first is number 1.
+    pub fn counts(&self) -> impl Iterator<Item = (&Channel, Count)> {
+        self.channels.iter().zip(self.counts.iter().copied())
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> Count {
+        self.counts
+            .iter()
+            .fold(Count::default(), |sum, count| Count {
+                recorded: sum.recorded + count.recorded,
+                bytes: sum.bytes + count.bytes,
+                lost: sum.lost + count.lost,
+            })
+    }
+
+    /// Messages that were taken, but could not be written.
+    #[must_use]
+    pub fn unwritten(&self) -> u64 {
+        self.unwritten
+    }
+
+    /// Files that were begun.
+    #[must_use]
+    pub fn files(&self) -> u32 {
+        self.files
+    }
+
+    /// Bytes of all files.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let current = match &self.out {
+            Out::File { file, .. } => file.len(),
+            Out::Ring(_) | Out::Over => 0,
+        };
+        self.bytes_before + current
+    }
+
+    /// Records a message. Allocates nothing, but when buffers grow.
+    ///
+    /// # Errors
+    /// If it, or those before it, cannot be written: the recording is over then, and its files are
+    /// whole as far as they go. [`finish`](Self::finish) it.
+    #[inline]
+    pub fn record(&mut self, message: &Message<'_>) -> Result<(), BagError> {
+        let count = &mut self.counts[usize::from(message.channel) - 1];
+        count.recorded += 1;
+        count.bytes += message.payload.len() as u64;
+        count.lost += message.lost_before;
+        #[allow(clippy::cast_possible_truncation)] // MCAP has 32 bits; readers count gaps with them
+        let head = MessageHead {
+            channel: message.channel,
+            sequence: message.sequence as u32,
+            log_ns: message.log_ns,
+            publish_ns: message.publish_ns,
+        };
+        let is_alone = message.payload.len() >= BAG_ALONE_BYTES && !self.config.is_compressed;
+        let made_room = match (self.is_split_due(message), is_alone) {
+            (true, _) => self.split(),
+            (false, true) => self.flush(),
+            (false, false) => Ok(()),
+        };
+        if let Err(error) = made_room {
+            self.unwritten += 1;
+            return Err(error);
+        }
+        if is_alone {
+            return self.write(Some((&head, message.lost_before, message.payload)));
+        }
+        self.chunk.push(&head, message.lost_before, message.payload);
+        if self.chunk.len() >= self.config.chunk_bytes {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn is_split_due(&self, message: &Message<'_>) -> bool {
+        let Out::File { file, start_ns, .. } = &self.out else {
+            return false;
+        };
+        let first_ns = start_ns.or_else(|| self.chunk.start_ns());
+        let Some(first_ns) = first_ns else {
+            return false;
+        };
+        let Split { bytes, ns } = self.config.split;
+        let with_it = || {
+            let waiting = self.chunk.whole_len() + message.payload.len() + MESSAGE_BYTES_MORE;
+            file.len() + file.summary_bytes() + waiting as u64
+        };
+        bytes.is_some_and(|bytes| with_it() > bytes)
+            || ns.is_some_and(|ns| message.log_ns.saturating_sub(first_ns) >= ns)
+            || file.is_full()
+    }
+
+    /// Ends this file and begins another.
+    fn split(&mut self) -> Result<(), BagError> {
+        self.flush()?;
+        self.end_file()?;
+        let opened = open(&mut self.target, self.files);
+        self.out = opened?;
+        self.files += 1;
+        Ok(())
+    }
+
+    /// Says that time goes on: what has waited long enough is written, losses are noted. To be
+    /// called some times a second.
+    ///
+    /// # Errors
+    /// As [`record`](Self::record); [`BagError::Vanished`].
+    pub fn tick(&mut self, now_ns: u64) -> Result<(), BagError> {
+        let wait_ns = match self.config.last_ns {
+            Some(last_ns) => (BAG_CHUNK_MS_MAX * 1_000_000).min(last_ns / 10),
+            None => BAG_CHUNK_MS_MAX * 1_000_000,
+        };
+        let start_ns = self.chunk.start_ns();
+        if start_ns.is_some_and(|start_ns| now_ns.saturating_sub(start_ns) >= wait_ns) {
+            self.flush()?;
+        }
+        if now_ns.saturating_sub(self.looked_ns) >= wait_ns {
+            self.looked_ns = now_ns;
+            self.note_losses()?;
+            if let Out::File { file, .. } = &self.out
+                && file.is_gone()
+            {
+                self.out = Out::Over;
+                return Err(BagError::Vanished);
+            }
+        }
+        if let Out::Ring(ring) = &mut self.out {
+            ring.expire(now_ns);
+        }
+        Ok(())
+    }
+
+    /// Writes what was taken.
+    fn flush(&mut self) -> Result<(), BagError> {
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
+        self.write(None)
+    }
+
+    /// Writes the chunk that was gathered, or this message as one.
+    fn write(&mut self, alone: Option<(&MessageHead, u64, &[u8])>) -> Result<(), BagError> {
+        let sealed = match alone {
+            Some((head, lost_before, payload)) => self.chunk.seal_alone(head, lost_before, payload),
+            None => self.chunk.seal().map_err(BagError::writing)?,
+        };
+        let written = match &mut self.out {
+            Out::File { file, start_ns, .. } => {
+                define(file, &sealed, &self.channels, &self.schema_ids);
+                start_ns.get_or_insert(sealed.info.start_ns);
+                file.write_chunk(&sealed)
+            }
+            Out::Ring(ring) => {
+                ring.push(&sealed);
+                Ok(())
+            }
+            Out::Over => Err(io::ErrorKind::StorageFull.into()),
+        };
+        let messages: u64 = sealed.info.shares.iter().map(|share| share.messages).sum();
+        self.chunk.clear(self.config.chunk_bytes);
+        written.map_err(|error| {
+            self.unwritten += messages;
+            // What there is becomes a whole file; the error that comes first is the one that tells.
+            let _ = self.end_file();
+            BagError::writing(error)
+        })
+    }
+
+    /// Writes how many messages were lost, if more were.
+    fn note_losses(&mut self) -> Result<(), BagError> {
+        let lost = self.total().lost;
+        let Out::File {
+            file, losses_noted, ..
+        } = &mut self.out
+        else {
+            return Ok(());
+        };
+        if std::mem::replace(losses_noted, lost) == lost {
+            return Ok(());
+        }
+        let entries = losses(file, &self.channels);
+        file.write_metadata(LOSSES, &entries)
+            .map_err(BagError::writing)
+    }
+
+    /// Writes the losses and the summary.
+    fn end_file(&mut self) -> Result<(), BagError> {
+        let Out::File { mut file, .. } = std::mem::replace(&mut self.out, Out::Over) else {
+            return Ok(());
+        };
+        // A full disk has no room for it; the sequences tell as much.
+        let entries = losses(&file, &self.channels);
+        let _ = file.write_metadata(LOSSES, &entries);
+        let is_gone = file.is_gone();
+        self.bytes_before += file.len();
+        let (finished, dropped) = file.finish();
+        self.unwritten += dropped;
+        finished.map_err(BagError::writing)?;
+        if is_gone {
+            return Err(BagError::Vanished);
+        }
+        if dropped > 0 {
+            return Err(BagError::Full);
+        }
+        Ok(())
+    }
+
+    /// Writes the last seconds into a file of their own. `None` if there was nothing to write.
+    ///
+    /// # Errors
+    /// What the system says; the recording goes on.
+    pub fn save(&mut self, now_ns: u64) -> Result<Option<Saved>, BagError> {
+        self.flush()?;
+        let Out::Ring(ring) = &mut self.out else {
+            return Ok(None);
+        };
+        ring.expire(now_ns);
+        if ring.chunks().next().is_none() {
+            return Ok(None);
+        }
+        let number = self.files;
+        let storage = self.target.open(number).map_err(BagError::writing)?;
+        self.files += 1;
+        let mut file = BagFile::new(storage).map_err(BagError::writing)?;
+        let mut messages = 0;
+        let mut failed = None;
+        for chunk in ring.chunks() {
+            define(&mut file, &chunk, &self.channels, &self.schema_ids);
+            if let Err(error) = file.write_chunk(&chunk) {
+                failed = Some(error);
+                break;
+            }
+            messages += chunk
+                .info
+                .shares
+                .iter()
+                .map(|share| share.messages)
+                .sum::<u64>();
+        }
+        let entries = losses(&file, &self.channels);
+        let _ = file.write_metadata(LOSSES, &entries);
+        let bytes = file.len();
+        let is_short = ring.is_short();
+        let (finished, dropped) = file.finish();
+        let outcome = failed.map_or_else(|| finished.map(|_| ()), Err);
+        outcome.map_err(BagError::writing)?;
+        if dropped > 0 {
+            return Err(BagError::Full);
+        }
+        self.bytes_before += bytes;
+        Ok(Some(Saved {
+            number,
+            messages,
+            bytes,
+            is_short,
+        }))
+    }
+
+    /// Writes what was taken and ends the file. Those of a ring are to be [saved](Self::save).
+    ///
+    /// # Errors
+    /// As [`record`](Self::record).
+    pub fn finish(&mut self) -> Result<(), BagError> {
+        match self.out {
+            Out::Ring(_) | Out::Over => Ok(()),
+            Out::File { .. } => {
+                self.flush()?;
+                self.end_file()
+            }
+        }
+    }
+}
+
+/// What a message needs beside its payload: its head, and its place in two indexes.
+const MESSAGE_BYTES_MORE: usize = 200;
+
+fn open<T: Target>(target: &mut T, number: u32) -> Result<Out<T::Storage>, BagError> {
+    let what = "begin";
+    let opened = target.open(number).and_then(BagFile::new);
+    Ok(Out::File {
+        file: opened.map_err(|source| BagError::Io { what, source })?,
+        start_ns: None,
+        losses_noted: 0,
+    })
+}
+
+/// Says what the channels of a chunk are, to a file that does not know.
+fn define<S: Storage>(
+    file: &mut BagFile<S>,
+    chunk: &Sealed<'_>,
+    channels: &[Channel],
+    schema_ids: &[u16],
+) {
+    for share in &chunk.info.shares {
+        let idx = usize::from(share.channel) - 1;
+        file.define(share.channel, &channels[idx], schema_ids[idx]);
+    }
+}
+
+/// What became of each publisher's messages, as far as this file shows it.
+fn losses<S: Storage>(file: &BagFile<S>, channels: &[Channel]) -> Vec<(String, String)> {
+    let of = |(id, recorded, lost): (u16, u64, u64)| {
+        let channel = &channels[usize::from(id) - 1];
+        let publisher = channel.publisher.as_ref();
+        let value = serde_json::json!({
+            "topic": channel.topic,
+            "node": publisher.map(|publisher| publisher.node_name.as_str()),
+            "recorded": recorded,
+            "lost": lost,
+        });
+        (id.to_string(), value.to_string())
+    };
+    file.counts().map(of).collect()
+}

@@ -1,0 +1,276 @@
+//! What is in a file. Where it has an index only that is read, however long the file is.
+
+use std::collections::BTreeMap;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+
+use mcap::records::{ChunkIndex, Footer, Record, Statistics, op};
+use mcap::{MAGIC, parse_record};
+
+use super::channel::Channel;
+use super::format::split_record;
+use super::reader::{BagReader, Definitions, Ending, damaged};
+use super::{BagError, LOSSES};
+use crate::limits::BAG_DEFINITIONS_BYTES_MAX;
+
+/// What a file has of one channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChannelSummary {
+    /// Its number in the file.
+    pub number: u16,
+    /// What it is, and whose.
+    pub channel: Channel,
+    /// Messages in the file.
+    pub messages: u64,
+    /// Messages that were lost; unknown in files of other programs.
+    pub lost: Option<u64>,
+}
+
+/// What is in a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Messages in all.
+    pub messages: u64,
+    /// When the first was recorded, in nanoseconds since 1970.
+    pub start_ns: u64,
+    /// When the last was.
+    pub end_ns: u64,
+    /// The channels.
+    pub channels: Vec<ChannelSummary>,
+    /// Chunks.
+    pub chunks: u64,
+    /// How they are compressed, if they are.
+    pub compression: String,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// True if it has no end: whoever wrote it was killed, or writes it still.
+    pub is_cut: bool,
+    /// Parts that are damaged, and the first error. Known only if all of it was read.
+    pub damages: Vec<String>,
+}
+
+impl Summary {
+    /// Reads what is needed of a file of so many bytes: its index, or all of it if it has none or
+    /// `is_thorough`.
+    ///
+    /// # Errors
+    /// [`BagError::NotABag`]; what the system says. What is damaged is no error here.
+    pub fn read<R: Read + Seek>(
+        from: &mut R,
+        len: u64,
+        is_thorough: bool,
+    ) -> Result<Self, BagError> {
+        // Refuses what is no recording, also where it ends like one.
+        BagReader::new(&mut *from, len)?;
+        if !is_thorough && let Some(summary) = Index::read(from, len)? {
+            return Ok(summary);
+        }
+        from.seek(SeekFrom::Start(0)).map_err(BagError::reading)?;
+        Self::scan(BufReader::new(from), len)
+    }
+
+    /// Reads all of it.
+    fn scan(from: impl Read, len: u64) -> Result<Self, BagError> {
+        let mut reader = BagReader::new(from, len)?;
+        let mut summary = Self {
+            start_ns: u64::MAX,
+            bytes: len,
+            ..Self::default()
+        };
+        let mut seen: BTreeMap<u16, Seen> = BTreeMap::new();
+        loop {
+            match reader.next_message() {
+                Ok(Some(message)) => {
+                    summary.messages += 1;
+                    summary.start_ns = summary.start_ns.min(message.log_ns);
+                    summary.end_ns = summary.end_ns.max(message.log_ns);
+                    let seen = seen.entry(message.number).or_default();
+                    seen.messages += 1;
+                    seen.lost += message.lost_before;
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    if matches!(error, BagError::Io { .. }) {
+                        return Err(error);
+                    }
+                    if summary.damages.len() < DAMAGES_MAX {
+                        summary.damages.push(error.to_string());
+                    }
+                    if error.is_fatal() {
+                        break;
+                    }
+                }
+            }
+        }
+        summary.is_cut = reader.ending() != Some(Ending::Whole);
+        summary.chunks = reader.chunks();
+        if summary.messages == 0 {
+            summary.start_ns = 0;
+        }
+        let said = lost_of(reader.losses());
+        let of = |(id, channel): (u16, &Channel)| {
+            let seen = seen.get(&id).copied().unwrap_or_default();
+            let said = said.get(&id).copied();
+            ChannelSummary {
+                number: id,
+                channel: channel.clone(),
+                messages: seen.messages,
+                // What was said last may be older than the last messages.
+                lost: (channel.publisher.is_some()).then(|| seen.lost.max(said.unwrap_or(0))),
+            }
+        };
+        summary.channels = reader.channels().map(of).collect();
+        Ok(summary)
+    }
+}
+
+/// What a channel's messages tell.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    messages: u64,
+    lost: u64,
+}
+
+/// Losses by channel, as a recording's metadata have them.
+fn lost_of(entries: &[(String, String)]) -> BTreeMap<u16, u64> {
+    let lost = |(id, value): &(String, String)| {
+        let value: serde_json::Value = serde_json::from_str(value).ok()?;
+        Some((id.parse().ok()?, value.get("lost")?.as_u64()?))
+    };
+    entries.iter().filter_map(lost).collect()
+}
+
+/// The end of a file, as it is read.
+#[derive(Default)]
+struct Index {
+    definitions: Definitions,
+    statistics: Option<Statistics>,
+    compression: String,
+    /// The last metadata record with losses: place and length.
+    losses: Option<(u64, u64)>,
+}
+
+impl Index {
+    /// `None` if there is none, or none that can be used.
+    fn read<R: Read + Seek>(from: &mut R, len: u64) -> Result<Option<Summary>, BagError> {
+        let Some(section) = summary_section(from, len)? else {
+            return Ok(None);
+        };
+        let mut index = Self::default();
+        let mut rest = section.as_slice();
+        while let Some((opcode, body, after)) = split_record(rest) {
+            if index.take(opcode, body).is_err() {
+                return Ok(None);
+            }
+            rest = after;
+        }
+        let Some(statistics) = &index.statistics else {
+            return Ok(None);
+        };
+        let said = match index.losses {
+            Some(place) => read_losses(from, len, place)?,
+            None => Vec::new(),
+        };
+        let said = lost_of(&said);
+        let of = |(id, channel): (u16, &Channel)| {
+            let messages = statistics.channel_message_counts.get(&id).copied();
+            ChannelSummary {
+                number: id,
+                channel: channel.clone(),
+                messages: messages.unwrap_or(0),
+                lost: said.get(&id).copied(),
+            }
+        };
+        Ok(Some(Summary {
+            messages: statistics.message_count,
+            start_ns: statistics.message_start_time,
+            end_ns: statistics.message_end_time,
+            channels: index.definitions.channels().map(of).collect(),
+            chunks: u64::from(statistics.chunk_count),
+            compression: index.compression,
+            bytes: len,
+            is_cut: false,
+            damages: Vec::new(),
+        }))
+    }
+
+    fn take(&mut self, opcode: u8, body: &[u8]) -> Result<(), BagError> {
+        let wrong = |reason: String| damaged(0, &reason, true);
+        if matches!(opcode, op::SCHEMA | op::CHANNEL) {
+            return self.definitions.learn(opcode, body).map_err(wrong);
+        }
+        match parse_record(opcode, body).map_err(|error| wrong(error.to_string()))? {
+            Record::Statistics(statistics) => self.statistics = Some(statistics),
+            Record::ChunkIndex(ChunkIndex { compression, .. }) => self.compression = compression,
+            Record::MetadataIndex(found) if found.name == LOSSES => {
+                self.losses = Some((found.offset, found.length));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// What is between the data and the footer, if its checksum is right.
+fn summary_section<R: Read + Seek>(from: &mut R, len: u64) -> Result<Option<Vec<u8>>, BagError> {
+    let Some(footer_at) = len.checked_sub((FOOTER_BYTES + MAGIC.len()) as u64) else {
+        return Ok(None);
+    };
+    let end = read_at(from, footer_at, FOOTER_BYTES + MAGIC.len())?;
+    let Some((op::FOOTER, body, MAGIC)) = split_record(&end) else {
+        return Ok(None);
+    };
+    let Ok(Record::Footer(footer)) = parse_record(op::FOOTER, body) else {
+        return Ok(None);
+    };
+    let Footer {
+        summary_start,
+        summary_crc,
+        ..
+    } = footer;
+    let section_len = footer_at
+        .checked_sub(summary_start)
+        .filter(|_| summary_start != 0);
+    let section_len = section_len.and_then(|len| usize::try_from(len).ok());
+    let Some(section_len) = section_len.filter(|len| *len <= BAG_DEFINITIONS_BYTES_MAX) else {
+        return Ok(None);
+    };
+    let section = read_at(from, summary_start, section_len)?;
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&section);
+    hasher.update(&end[..FOOTER_BYTES - 4]);
+    let is_right = summary_crc == 0 || hasher.finalize() == summary_crc;
+    Ok(is_right.then_some(section))
+}
+
+fn read_losses<R: Read + Seek>(
+    from: &mut R,
+    len: u64,
+    (offset, record_len): (u64, u64),
+) -> Result<Vec<(String, String)>, BagError> {
+    let is_inside = offset.checked_add(record_len).is_some_and(|end| end <= len);
+    let record_len = usize::try_from(record_len).unwrap_or(usize::MAX);
+    if !is_inside || record_len > BAG_DEFINITIONS_BYTES_MAX {
+        return Ok(Vec::new());
+    }
+    let bytes = read_at(from, offset, record_len)?;
+    let Some((op::METADATA, body, _)) = split_record(&bytes) else {
+        return Ok(Vec::new());
+    };
+    match parse_record(op::METADATA, body) {
+        Ok(Record::Metadata(found)) => Ok(found.metadata.into_iter().collect()),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// So many bytes from there; they are inside the file.
+fn read_at<R: Read + Seek>(from: &mut R, at: u64, len: usize) -> Result<Vec<u8>, BagError> {
+    from.seek(SeekFrom::Start(at)).map_err(BagError::reading)?;
+    let mut bytes = vec![0; len];
+    from.read_exact(&mut bytes).map_err(BagError::reading)?;
+    Ok(bytes)
+}
+
+/// A footer record.
+const FOOTER_BYTES: usize = 1 + 8 + 8 + 8 + 4;
+/// Errors that are kept: more say no more.
+pub(super) const DAMAGES_MAX: usize = 100;

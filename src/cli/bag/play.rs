@@ -1,0 +1,373 @@
+//! `mesh bag play`.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use hdrhistogram::Histogram;
+use serde_json::json;
+use shmesh_shm::monotonic_ns;
+
+use super::clock::{sleep_until, wait_until, wake_exactly};
+use super::files::{self, InputArgs};
+use super::info::CUT;
+use super::keys::{Key, Keys};
+use super::playing::{News, read_ahead};
+use super::progress::Progress;
+use super::stops::Stops;
+use super::units::Time;
+use super::{Failure, ReachArgs};
+use crate::bag::{Ending, Remap, Rename, Schedule, Span, Summary};
+use crate::message::Untyped;
+use crate::name::{self, escaped};
+use crate::node::Node;
+use crate::publisher::Publisher;
+use crate::topology::{Encoding, TopicType};
+
+/// Send what was recorded again: the same bytes, in the same order and at the same distances.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  mesh bag play                             the most recent record_*.mcap here
+  mesh bag play run1.mcap --rate 0.5        at half the speed
+  mesh bag play run1.mcap --start 1m --end 90s --loop
+  mesh bag play run1.mcap --topics 'arm/**' --remap arm/joint:=sim/joint
+  mesh bag play run1.mcap --immediate       as fast as it goes
+
+Keys on a terminal: space pauses, n sends the next message while it pauses, + and - change the
+rate, q ends.
+Exit codes: 0 played, 1 failed or damaged, 2 wrong usage.")]
+pub struct PlayArgs {
+    /// Which recording
+    #[command(flatten)]
+    pub input: InputArgs,
+    /// So many times as fast as it was recorded
+    #[arg(short, long, default_value_t = 1.0, value_parser = rate)]
+    pub rate: f64,
+    /// From this moment on, counted from the first message
+    #[arg(long, value_name = "TIME", default_value = "0")]
+    pub start: Time,
+    /// Up to this moment
+    #[arg(long, value_name = "TIME")]
+    pub end: Option<Time>,
+    /// Again and again
+    #[arg(short = 'l', long = "loop")]
+    pub is_loop: bool,
+    /// These topics alone; patterns are allowed
+    #[arg(long, value_name = "TOPIC|PATTERN", num_args = 1..)]
+    pub topics: Vec<String>,
+    /// Send a topic under another name
+    #[arg(long, value_name = "OLD:=NEW", num_args = 1..)]
+    pub remap: Vec<Rename>,
+    /// Do not wait between messages
+    #[arg(long)]
+    pub immediate: bool,
+    /// Begin with a pause; a key ends it
+    #[arg(long)]
+    pub paused: bool,
+    /// Wait so long for somebody to listen to each topic before it begins
+    #[arg(long, value_name = "TIME", default_value = "1s")]
+    pub wait: Time,
+    /// Say what came of it as one line of JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Which mesh
+    #[command(flatten)]
+    pub mesh: ReachArgs,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().ok();
+    rate.filter(|rate| (RATE_MIN..=RATE_MAX).contains(rate))
+        .ok_or_else(|| format!("expected a number from {RATE_MIN} to {RATE_MAX}"))
+}
+
+/// Plays until the end, or until told to end.
+///
+/// # Errors
+/// If the mesh or the file cannot be had, or the file is damaged.
+pub(super) fn run(args: &PlayArgs) -> Result<(), Failure> {
+    let path = args.input.path()?;
+    if args.paused && !std::io::stdin().is_terminal() {
+        return Err(Failure::usage(
+            "--paused needs a terminal, for the key that ends the pause",
+        ));
+    }
+    let (mut file, len) = files::open(&path)?;
+    let summary = Summary::read(&mut file, len, false);
+    let summary = summary.map_err(|error| files::of(&path, error))?;
+    let stops = Stops::listen()?;
+    let node = args.mesh.join_blocking("bag-play")?;
+    let mut player = Player::new(args, &node, &summary, stops)?;
+    if player.publishers.is_empty() {
+        let path = path.display();
+        return Err(Failure::usage(format!(
+            "{path} has no such topic; `mesh bag info` lists them"
+        )));
+    }
+    player.wait_for_listeners(args.wait.0);
+    let outcome = player.play(args, &path);
+    player.progress.clear();
+    let said = player.say(args, &path);
+    drop(player);
+    node.close_blocking();
+    outcome.and(said)
+}
+
+struct Player {
+    publishers: Vec<Publisher<Untyped>>,
+    /// The publisher of each channel that is to be sent, by its number in the file.
+    of_channel: BTreeMap<u16, usize>,
+    span: Span,
+    first_ns: u64,
+    schedule: Schedule,
+    is_immediate: bool,
+    stops: Stops,
+    keys: Option<Keys>,
+    /// One message is to be sent in spite of the pause.
+    is_stepping: bool,
+    progress: Progress,
+    sent: u64,
+    /// How late messages were, in nanoseconds.
+    late: Histogram<u64>,
+    damages: u64,
+}
+
+impl Player {
+    fn new(args: &PlayArgs, node: &Node, summary: &Summary, stops: Stops) -> Result<Self, Failure> {
+        let remap: Remap = args.remap.iter().cloned().collect();
+        let topics: Vec<&str> = summary
+            .channels
+            .iter()
+            .map(|c| c.channel.topic.as_str())
+            .collect();
+        for unused in remap.unused(&topics) {
+            eprintln!(
+                "warning: --remap: the recording has no topic {}",
+                escaped(unused)
+            );
+        }
+        for pattern in &args.topics {
+            name::check_pattern(pattern).map_err(|error| Failure::usage(error.to_string()))?;
+        }
+        let mut publishers = Vec::new();
+        let mut known: BTreeMap<(String, String), usize> = BTreeMap::new();
+        let mut of_channel = BTreeMap::new();
+        for found in &summary.channels {
+            let channel = &found.channel;
+            let plain = channel.topic.trim_start_matches('/');
+            let is_wanted = args.topics.is_empty()
+                || args
+                    .topics
+                    .iter()
+                    .any(|wanted| name::matches(wanted.trim_start_matches('/'), plain));
+            if !is_wanted {
+                continue;
+            }
+            let topic = remap.name(&channel.topic);
+            let ty = playable(&channel.ty);
+            let key = (topic.to_owned(), ty.to_string());
+            let idx = match known.get(&key) {
+                Some(idx) => *idx,
+                None => {
+                    publishers.push(publisher(node, topic, ty)?);
+                    known.insert(key, publishers.len() - 1);
+                    publishers.len() - 1
+                }
+            };
+            of_channel.insert(found.number, idx);
+        }
+        let mut schedule = Schedule::new(args.rate);
+        if args.paused {
+            schedule.pause(monotonic_ns());
+        }
+        Ok(Self {
+            publishers,
+            of_channel,
+            span: Span {
+                start_ns: args.start.ns(),
+                end_ns: args.end.map(Time::ns),
+            },
+            first_ns: summary.start_ns,
+            schedule,
+            is_immediate: args.immediate,
+            stops,
+            keys: Keys::listen(),
+            is_stepping: false,
+            progress: Progress::new(!args.json),
+            sent: 0,
+            late: Histogram::new_with_bounds(1, LATE_NS_MAX, 3)?,
+            damages: 0,
+        })
+    }
+
+    fn wait_for_listeners(&mut self, patience: Duration) {
+        let start = Instant::now();
+        for publisher in &mut self.publishers {
+            let left = patience.saturating_sub(start.elapsed());
+            let _ = publisher.wait_for_listener_blocking(left);
+        }
+    }
+
+    fn play(&mut self, args: &PlayArgs, path: &Path) -> Result<(), Failure> {
+        wake_exactly();
+        loop {
+            let before = self.sent;
+            self.play_once(path)?;
+            let is_over = !args.is_loop || self.stops.is_end();
+            // A loop of nothing would never sleep.
+            if is_over || self.sent == before {
+                return Ok(());
+            }
+        }
+    }
+
+    fn play_once(&mut self, path: &Path) -> Result<(), Failure> {
+        let news = read_ahead(path)?;
+        let mut is_first = true;
+        while let Ok(news) = news.recv() {
+            match news.map_err(|error| files::of(path, error))? {
+                News::Damage(error) => {
+                    self.damages += 1;
+                    eprintln!("warning: left out: {error}");
+                }
+                News::End(Ending::Cut) => eprintln!("note: {CUT}"),
+                News::End(Ending::Whole) => {}
+                News::Messages(batch) => {
+                    for (message, payload) in batch.messages() {
+                        if !self.span.has(message.log_ns.saturating_sub(self.first_ns)) {
+                            continue;
+                        }
+                        let Some(idx) = self.of_channel.get(&message.number).copied() else {
+                            continue;
+                        };
+                        if std::mem::take(&mut is_first) {
+                            self.schedule.begin(message.sent_ns, monotonic_ns());
+                        }
+                        if !self.wait_for(message.sent_ns) {
+                            return Ok(());
+                        }
+                        self.publishers[idx].publish_bytes(payload)?;
+                        self.sent += 1;
+                    }
+                }
+            }
+        }
+        if self.damages > 0 {
+            let (path, damages) = (path.display(), self.damages);
+            return Err(anyhow::anyhow!("{path}: {damages} damaged parts were left out").into());
+        }
+        Ok(())
+    }
+
+    /// Waits until a message is due; false if it is not to be sent any more.
+    fn wait_for(&mut self, sent_ns: u64) -> bool {
+        loop {
+            self.take_keys();
+            if self.stops.is_end() {
+                return false;
+            }
+            let now_ns = monotonic_ns();
+            let due_ns = self.schedule.due_ns(sent_ns, now_ns);
+            if self.progress.is_due() {
+                let state = if self.schedule.is_paused() {
+                    "paused"
+                } else {
+                    "playing"
+                };
+                let (sent, rate) = (self.sent, self.schedule.rate());
+                self.progress
+                    .text(format!("{state}  {sent} messages  rate {rate:.2}"));
+            }
+            if self.schedule.is_paused() {
+                if std::mem::take(&mut self.is_stepping) {
+                    return true;
+                }
+            } else if self.is_immediate {
+                return true;
+            }
+            match due_ns {
+                Some(due_ns) if due_ns <= now_ns + LOOK_NS => {
+                    wait_until(due_ns);
+                    let late_ns = monotonic_ns() - due_ns;
+                    self.late.saturating_record(late_ns);
+                    return true;
+                }
+                _ => sleep_until(now_ns + LOOK_NS),
+            }
+        }
+    }
+
+    fn take_keys(&mut self) {
+        while let Some(key) = self.keys.as_ref().and_then(Keys::next) {
+            let now_ns = monotonic_ns();
+            let rate = self.schedule.rate();
+            match key {
+                Key::Pause if self.schedule.is_paused() => self.schedule.resume(now_ns),
+                Key::Pause => self.schedule.pause(now_ns),
+                Key::Next => self.is_stepping = self.schedule.is_paused(),
+                Key::Faster => self.schedule.set_rate((rate * STEP).min(RATE_MAX), now_ns),
+                Key::Slower => self.schedule.set_rate((rate / STEP).max(RATE_MIN), now_ns),
+                Key::Quit => self.stops.end(),
+            }
+        }
+    }
+
+    fn say(&self, args: &PlayArgs, path: &Path) -> Result<(), Failure> {
+        let us = |quantile: f64| self.late.value_at_quantile(quantile) / 1_000;
+        let (p50, p99, max) = (us(0.5), us(0.99), self.late.max() / 1_000);
+        let mut out = std::io::stdout().lock();
+        if args.json {
+            let word = json!({
+                "file": path.display().to_string(),
+                "messages": self.sent,
+                "topics": self.publishers.len(),
+                "late_us": { "p50": p50, "p99": p99, "max": max },
+                "damages": self.damages,
+            });
+            writeln!(out, "{word}")?;
+        } else {
+            let (sent, path) = (self.sent, path.display());
+            write!(out, "played {sent} messages of {path}")?;
+            match self.is_immediate {
+                true => writeln!(out)?,
+                false => writeln!(out, "; late by {p50} us, p99 {p99} us, at most {max} us")?,
+            }
+        }
+        Ok(out.flush()?)
+    }
+}
+
+/// What can be announced: encodings of other programs may have names that are none here.
+fn playable(ty: &TopicType) -> TopicType {
+    match ty.check() {
+        Ok(()) => ty.clone(),
+        Err(_) => TopicType {
+            encoding: Encoding::Raw,
+            name: "bytes".into(),
+            hash: 0,
+        },
+    }
+}
+
+fn publisher(node: &Node, topic: &str, ty: TopicType) -> Result<Publisher<Untyped>, Failure> {
+    let built = node.publisher::<Untyped>(topic).ty(ty).build();
+    built.map_err(|error| {
+        let topic = escaped(topic);
+        let next = format!("cannot send {topic}; send it elsewhere with --remap {topic}:=NEW");
+        anyhow::Error::new(error).context(next).into()
+    })
+}
+
+/// Slowest: a day takes three years.
+const RATE_MIN: f64 = 0.001;
+/// Fastest.
+const RATE_MAX: f64 = 1_000_000.0;
+/// What a key makes of the rate.
+const STEP: f64 = 1.25;
+/// It looks for keys and signals that often.
+const LOOK_NS: u64 = 20_000_000;
+/// What is later counts as this late: an hour.
+const LATE_NS_MAX: u64 = 3_600_000_000_000;

@@ -1,0 +1,562 @@
+//! `mesh bag record`.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use shmesh_shm::monotonic_ns;
+
+use super::clock::{Clock, sleep_until};
+use super::files::{self, Files};
+use super::progress::Progress;
+use super::stops::Stops;
+use super::units::{Size, Time, count_text, size_text};
+use super::{Failure, ReachArgs};
+use crate::bag::{BagError, Channel, Config, Message, Recorder, SchemaRecord, Split};
+use crate::endpoint::Overflow;
+use crate::error::RecvError;
+use crate::events::PublisherId;
+use crate::id::NodeId;
+use crate::limits::{BAG_DEPTH_DEFAULT, BAG_LAST_BYTES_DEFAULT, TOPICS_PER_SUBSCRIBER_MAX};
+use crate::message::Untyped;
+use crate::name::escaped;
+use crate::node::{Node, block_on};
+use crate::sample::Sample;
+use crate::subscriber::Subscriber;
+use crate::topology::{Encoding, TopicType};
+
+/// Record topics into an MCAP file, which Foxglove and every MCAP tool open.
+///
+/// Messages keep their bytes. A recorder that does not keep up loses the oldest unread messages,
+/// says how many, and slows nobody. A file that is cut off by a crash has all but the last second.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  mesh bag record pose camera/left          two topics
+  mesh bag record 'arm/**' --compress       all below arm, also those that come later; with LZ4
+  mesh bag record --all -o run1             everything, into run1.mcap
+  mesh bag record --all --split-size 1GB --split-duration 10m
+                                            files run.mcap, run_1.mcap, run_2.mcap, ...
+  mesh bag record --all --last 30s          keep the last 30 s in memory, and write them into a
+                                            file at each SIGUSR1 (kill -USR1 PID) and at the end
+
+Ends at Ctrl-C or SIGTERM. Exit codes: 0 recorded, 1 could not go on (what was recorded before is a
+whole file), 2 wrong usage.")]
+pub struct RecordArgs {
+    /// Topics, or patterns of them: `*` is one part of a path, `**` any number of them
+    #[arg(value_name = "TOPIC|PATTERN", required_unless_present = "all")]
+    pub topics: Vec<String>,
+    /// All topics
+    #[arg(short, long, conflicts_with = "topics")]
+    pub all: bool,
+    /// File to write, with or without .mcap [default: record_DATE-TIME.mcap, in UTC]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Write over files that are there
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Compress chunks with LZ4
+    #[arg(short, long)]
+    pub compress: bool,
+    /// Write so many bytes at a time, and what is there after a second
+    #[arg(long, value_name = "SIZE", default_value = "1MiB")]
+    pub chunk_size: Size,
+    /// Begin another file before one is larger
+    #[arg(long, value_name = "SIZE", conflicts_with = "last")]
+    pub split_size: Option<Size>,
+    /// Begin another file after so much time
+    #[arg(long, value_name = "TIME", conflicts_with = "last")]
+    pub split_duration: Option<Time>,
+    /// Keep the messages of so much time in memory; write them at SIGUSR1 and at the end
+    #[arg(long, value_name = "TIME")]
+    pub last: Option<Time>,
+    /// In no more memory than this
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", requires = "last")]
+    pub last_size: Size,
+    /// End after so much time
+    #[arg(long, value_name = "TIME")]
+    pub duration: Option<Time>,
+    /// Messages of each publisher that may wait for the recorder, 128 bytes of the publisher's
+    /// memory each
+    #[arg(long, value_name = "COUNT", default_value_t = BAG_DEPTH_DEFAULT)]
+    pub depth: u32,
+    /// Record also what publishers with a history sent before
+    #[arg(long)]
+    pub latched: bool,
+    /// Say what happens as lines of JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Which mesh
+    #[command(flatten)]
+    pub mesh: ReachArgs,
+}
+
+/// Says what happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Voice {
+    Text,
+    Json,
+}
+
+/// Records until told to end.
+///
+/// # Errors
+/// If the mesh or the file cannot be had, or nothing more can be written.
+pub(super) fn run(args: &RecordArgs) -> Result<(), Failure> {
+    let stops = Stops::listen()?;
+    let clock = Clock::start();
+    let files = Files::new(args.output.as_deref(), clock.now_ns(), args.overwrite);
+    let path = files.path(0);
+    let topics = match args.all {
+        true => vec!["**".to_owned()],
+        false => args.topics.clone(),
+    };
+    if topics.len() > TOPICS_PER_SUBSCRIBER_MAX {
+        return Err(Failure::usage(format!(
+            "more than {TOPICS_PER_SUBSCRIBER_MAX} topics; name some by a pattern, or record --all"
+        )));
+    }
+    for topic in &topics {
+        crate::name::check_pattern(topic).map_err(|error| Failure::usage(error.to_string()))?;
+    }
+    let recorder = Recorder::new(config(args)?, files.clone());
+    let recorder = recorder.map_err(|error| match &error {
+        BagError::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists => {
+            Failure::usage(format!(
+                "{} is there already; name another with --output, or allow --overwrite",
+                path.display()
+            ))
+        }
+        _ => files::of(&path, error),
+    })?;
+    let node = args
+        .mesh
+        .join_blocking("bag-record")
+        .inspect_err(|_| discard(args, &files))?;
+    let mut recording = Recording {
+        node,
+        recorder,
+        files,
+        clock,
+        stops,
+        progress: Progress::new(!args.json),
+        voice: if args.json { Voice::Json } else { Voice::Text },
+        last_channel: None,
+        refused: 0,
+        saved: Vec::new(),
+    };
+    let subscribed = recording.subscribe(args, &topics);
+    let mut subscriber = subscribed.inspect_err(|_| discard(args, &recording.files))?;
+    let outcome = recording.go_on(args, &mut subscriber);
+    let ended = recording.end(args, &subscriber, outcome);
+    drop(subscriber);
+    recording.node.close_blocking();
+    ended
+}
+
+fn config(args: &RecordArgs) -> Result<Config, Failure> {
+    let chunk_bytes = usize::try_from(args.chunk_size.0);
+    Ok(Config {
+        is_compressed: args.compress,
+        chunk_bytes: chunk_bytes.map_err(|_| Failure::usage("--chunk-size: too large"))?,
+        split: Split {
+            bytes: args.split_size.map(|size| size.0),
+            ns: args.split_duration.map(Time::ns),
+        },
+        last_ns: args.last.map(Time::ns),
+        last_bytes_max: args
+            .last
+            .map_or(BAG_LAST_BYTES_DEFAULT, |_| args.last_size.0),
+    })
+}
+
+struct Recording {
+    node: Node,
+    recorder: Recorder<Files>,
+    files: Files,
+    clock: Clock,
+    stops: Stops,
+    progress: Progress,
+    voice: Voice,
+    /// Of the message before: it is likely to be that of the next.
+    last_channel: Option<((NodeId, u32), u16)>,
+    /// Messages of publishers beyond those that a file can have.
+    refused: u64,
+    saved: Vec<PathBuf>,
+}
+
+impl Recording {
+    fn subscribe(
+        &self,
+        args: &RecordArgs,
+        topics: &[String],
+    ) -> Result<Subscriber<Untyped>, Failure> {
+        let mut builder = self.node.subscriber::<Untyped>(&topics[0]);
+        for topic in &topics[1..] {
+            builder = builder.also(topic);
+        }
+        builder = builder.overflow(Overflow::KeepLast(args.depth));
+        if args.latched {
+            builder = builder.latched();
+        }
+        let subscriber = builder.build()?;
+        let path = self.files.path(0);
+        self.say(
+            &json!({
+                "event": "recording",
+                "file": path.display().to_string(),
+                "topics": topics,
+                "pid": std::process::id(),
+            }),
+            || match args.last {
+                None => format!("recording {} to {}", topics.join(" "), path.display()),
+                Some(last) => format!(
+                    "keeping the last {:?} of {}; kill -USR1 {} writes them",
+                    last.0,
+                    topics.join(" "),
+                    std::process::id()
+                ),
+            },
+        )?;
+        Ok(subscriber)
+    }
+
+    fn say(&self, json: &serde_json::Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
+        let mut out = std::io::stdout().lock();
+        match self.voice {
+            Voice::Json => writeln!(out, "{json}")?,
+            Voice::Text => writeln!(out, "{}", text())?,
+        }
+        Ok(out.flush()?)
+    }
+
+    fn go_on(
+        &mut self,
+        args: &RecordArgs,
+        subscriber: &mut Subscriber<Untyped>,
+    ) -> Result<(), Failure> {
+        let start = Instant::now();
+        let is_over = || args.duration.is_some_and(|time| start.elapsed() >= time.0);
+        while !self.stops.is_end() && !is_over() {
+            let asked_ns = monotonic_ns();
+            let taken = self.take_all(subscriber)?;
+            let is_stream = taken >= BUSY || monotonic_ns() - asked_ns < STREAM_NS;
+            self.recorder
+                .tick(self.clock.now_ns())
+                .map_err(|error| self.failed(error))?;
+            if self.stops.take_save() && args.last.is_some() {
+                self.save();
+            }
+            if self.progress.is_due() {
+                let more = match args.last {
+                    Some(_) => "in memory".into(),
+                    None => format!("{} on disk", size_text(self.recorder.bytes())),
+                };
+                self.progress.say(self.recorder.total(), &more);
+            }
+            // Woken for each message it would cost publishers a call for each, and itself more.
+            if is_stream && args.depth >= NAP_DEPTH_MIN {
+                sleep_until(monotonic_ns() + NAP_NS);
+            }
+        }
+        self.drain(args, subscriber)
+    }
+
+    /// Takes what was sent before the signal came. It ends where nothing waits, or where publishers
+    /// that go on are recorded past that moment; never by the clock alone, for this process may
+    /// have been kept waiting.
+    fn drain(
+        &mut self,
+        args: &RecordArgs,
+        subscriber: &mut Subscriber<Untyped>,
+    ) -> Result<(), Failure> {
+        let (start, start_ns) = (Instant::now(), monotonic_ns());
+        let publishers = subscriber.stats().publishers as u64 + 1;
+        let mut left = publishers * u64::from(args.depth);
+        while left > 0 {
+            match subscriber.try_recv() {
+                Ok(Some(sample)) => {
+                    let is_later = sample.sent_ns().is_some_and(|sent_ns| sent_ns > start_ns);
+                    self.take(&sample)?;
+                    if is_later && start.elapsed() >= DRAIN_MAX {
+                        break;
+                    }
+                }
+                Ok(None) | Err(RecvError::Closed) => break,
+                Err(error) => self.warn(&error),
+            }
+            left -= 1;
+        }
+        Ok(())
+    }
+
+    /// Waits for a message and takes it, and all that are there; how many.
+    fn take_all(&mut self, subscriber: &mut Subscriber<Untyped>) -> Result<u32, Failure> {
+        match subscriber.recv_blocking(TICK) {
+            Ok(sample) => self.take(&sample)?,
+            Err(RecvError::Timeout { .. }) => return Ok(0),
+            Err(RecvError::Closed) => {
+                self.stops.end();
+                return Ok(0);
+            }
+            Err(error) => self.warn(&error),
+        }
+        for taken in 1..BATCH {
+            match subscriber.try_recv() {
+                Ok(Some(sample)) => self.take(&sample)?,
+                Ok(None) => return Ok(taken),
+                Err(RecvError::Closed) => {
+                    self.stops.end();
+                    return Ok(taken);
+                }
+                Err(error) => self.warn(&error),
+            }
+        }
+        Ok(BATCH)
+    }
+
+    fn warn(&self, error: &RecvError) {
+        self.progress.clear();
+        eprintln!("warning: {}", full(error));
+    }
+
+    #[inline]
+    fn take(&mut self, sample: &Sample<Untyped>) -> Result<(), Failure> {
+        let Some(channel) = self.channel(sample)? else {
+            return Ok(());
+        };
+        let log_ns = self.clock.now_ns();
+        let sent_ns = sample.sent_ns().map(|ns| self.clock.at(ns).min(log_ns));
+        let recorded = self.recorder.record(&Message {
+            channel,
+            sequence: sample.sequence(),
+            log_ns,
+            publish_ns: sent_ns.unwrap_or(log_ns),
+            lost_before: sample.lost_before(),
+            payload: sample.bytes(),
+        });
+        recorded.map_err(|error| self.failed(error))
+    }
+
+    #[inline]
+    fn channel(&mut self, sample: &Sample<Untyped>) -> Result<Option<u16>, Failure> {
+        let publisher = sample.publisher_id();
+        if let Some((known, channel)) = self.last_channel
+            && known == publisher
+        {
+            return Ok(Some(channel));
+        }
+        let channel = match self.recorder.channel(publisher) {
+            Some(channel) => channel,
+            None => match self.recorder.add(self.described(sample)) {
+                Ok(channel) => channel,
+                Err(error) => {
+                    if self.refused == 0 {
+                        eprintln!("warning: {error}");
+                    }
+                    self.refused += 1;
+                    return Ok(None);
+                }
+            },
+        };
+        self.last_channel = Some((publisher, channel));
+        Ok(Some(channel))
+    }
+
+    /// What a file says of the publisher of a message.
+    fn described(&self, sample: &Sample<Untyped>) -> Channel {
+        let (node, endpoint) = sample.publisher_id();
+        Channel {
+            topic: sample.topic().to_owned(),
+            ty: sample.topic_type().clone(),
+            publisher: Some(PublisherId {
+                node,
+                endpoint,
+                node_name: sample.publisher_name().to_owned(),
+            }),
+            schema: self.schema(sample.topic_type()),
+        }
+    }
+
+    /// What the mesh knows of a type. The recorder's publishers go on meanwhile, so it waits no
+    /// longer than their messages may.
+    fn schema(&self, ty: &TopicType) -> Option<SchemaRecord> {
+        if ty.encoding != Encoding::Rkyv {
+            return None;
+        }
+        let known = block_on(SCHEMA_WAIT_MAX, self.node.schema(ty));
+        let schema = match known.and_then(|asked| asked) {
+            Ok(schema) => schema?,
+            Err(error) => {
+                let name = escaped(&ty.name);
+                eprintln!("warning: recording {name} without what describes it: {error}");
+                return None;
+            }
+        };
+        SchemaRecord::of(&schema).ok()
+    }
+
+    fn failed(&self, error: BagError) -> Failure {
+        let current = self.recorder.files().saturating_sub(1);
+        files::of(&self.files.path(current), error)
+    }
+
+    /// Writes the last seconds; that this fails ends nothing.
+    fn save(&mut self) {
+        let number = self.recorder.files();
+        let path = self.files.path(number);
+        match self.recorder.save(self.clock.now_ns()) {
+            Ok(Some(saved)) => {
+                let word = json!({
+                    "event": "saved",
+                    "file": path.display().to_string(),
+                    "messages": saved.messages,
+                    "bytes": saved.bytes,
+                    "is_short": saved.is_short,
+                });
+                let short = match saved.is_short {
+                    true => "; not all of the time fitted into --last-size",
+                    false => "",
+                };
+                let _ = self.say(&word, || {
+                    let messages = saved.messages;
+                    format!("saved {messages} messages to {}{short}", path.display())
+                });
+                self.saved.push(path);
+            }
+            Ok(None) => {
+                let _ = self.say(&json!({"event": "saved", "messages": 0}), || {
+                    "nothing to save: no message came".into()
+                });
+            }
+            Err(error) => eprintln!("warning: {}", full(error_of(&path, error))),
+        }
+    }
+
+    /// Ends the files and says what came of it. The first error is the one that is returned.
+    fn end(
+        &mut self,
+        args: &RecordArgs,
+        subscriber: &Subscriber<Untyped>,
+        outcome: Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let finished = match args.last {
+            Some(_) => {
+                self.save();
+                Ok(())
+            }
+            None => self.recorder.finish().map_err(|error| self.failed(error)),
+        };
+        self.progress.clear();
+        let total = self.recorder.total();
+        let lost = total.lost.max(subscriber.stats().lost) + self.refused;
+        let mut written = std::mem::take(&mut self.saved);
+        if args.last.is_none() {
+            written.extend((0..self.recorder.files()).map(|number| self.files.path(number)));
+            if total.recorded == 0 {
+                written
+                    .drain(..)
+                    .for_each(|path| drop(std::fs::remove_file(path)));
+            }
+        }
+        let names: Vec<String> = written
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        let unwritten = self.recorder.unwritten();
+        let word = json!({
+            "event": "end",
+            "files": names,
+            "messages": total.recorded,
+            "bytes": total.bytes,
+            "lost": lost,
+            "unwritten": unwritten,
+            "topics": self.recorder.counts().map(|(channel, count)| json!({
+                "topic": channel.topic,
+                "type": channel.ty.name,
+                "node": channel.publisher.as_ref().map(|publisher| &publisher.node_name),
+                "recorded": count.recorded,
+                "lost": count.lost,
+            })).collect::<Vec<_>>(),
+        });
+        self.say(&word, || self.text(&names, lost))?;
+        outcome.and(finished)
+    }
+
+    fn text(&self, names: &[String], lost: u64) -> String {
+        let total = self.recorder.total();
+        if total.recorded == 0 {
+            return "no messages, no file".into();
+        }
+        let mut text = format!(
+            "recorded {} messages, {}, {lost} lost, to {}",
+            total.recorded,
+            size_text(total.bytes),
+            match names {
+                [] => "no file",
+                [name] => name,
+                [.., name] => name,
+            }
+        );
+        if names.len() > 1 {
+            text.push_str(&format!(
+                " and {} before it",
+                count_text(names.len() as u64 - 1)
+            ));
+        }
+        if self.recorder.unwritten() > 0 {
+            text.push_str(&format!(
+                "; {} could not be written",
+                self.recorder.unwritten()
+            ));
+        }
+        for (channel, count) in self.recorder.counts().filter(|(_, count)| count.lost > 0) {
+            let node = channel
+                .publisher
+                .as_ref()
+                .map(|publisher| publisher.node_name.as_str());
+            text.push_str(&format!(
+                "\n  {} of {}: {} lost, {} recorded",
+                escaped(&channel.topic),
+                escaped(node.unwrap_or_default()),
+                count.lost,
+                count.recorded
+            ));
+        }
+        text
+    }
+}
+
+/// Nothing was begun: no empty file stays.
+fn discard(args: &RecordArgs, files: &Files) {
+    if args.last.is_none() {
+        let _ = std::fs::remove_file(files.path(0));
+    }
+}
+
+fn error_of(path: &std::path::Path, error: BagError) -> anyhow::Error {
+    files::of(path, error).error
+}
+
+fn full(error: impl std::fmt::Display) -> String {
+    format!("{error:#}")
+}
+
+/// For what the coordinator knows of a type: of the messages that may wait, few do by then.
+const SCHEMA_WAIT_MAX: Duration = Duration::from_millis(100);
+/// Without messages it looks that often whether something else is to be done.
+const TICK: Duration = Duration::from_millis(100);
+/// Messages that are taken before it looks.
+const BATCH: u32 = 4_096;
+/// So many at once are a stream: it sleeps then, and takes more at once.
+const BUSY: u32 = 8;
+/// So is one that came so soon. A recorder that always wakes in time would never see several.
+const STREAM_NS: u64 = 500_000;
+/// For so long: of 16,384 messages that may wait, 200 do at 100,000 a second.
+const NAP_NS: u64 = 2_000_000;
+/// Unless fewer than so many may wait.
+const NAP_DEPTH_MIN: u32 = 1_024;
+/// At the end publishers that go on are heard for so long at most.
+const DRAIN_MAX: Duration = Duration::from_secs(1);

@@ -1,0 +1,193 @@
+//! Status pages as Prometheus reads them: the text format, version 0.0.4.
+
+use std::fmt::Write as _;
+
+use shmesh_shm::{Counter, StatusReader};
+
+use crate::metrics::{Kind, METRICS, Whose, role_label};
+use crate::name;
+
+/// What a status page said.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Page {
+    pub(crate) node: String,
+    pub(crate) id: u128,
+    pub(crate) pid: u64,
+    pub(crate) is_alive: bool,
+    pub(crate) entries: Vec<Counted>,
+}
+
+/// What it said of an endpoint, or the node itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Counted {
+    pub(crate) whose: Whose,
+    pub(crate) endpoint: u32,
+    pub(crate) topic: String,
+    pub(crate) counts: [u64; Counter::ALL.len()],
+}
+
+impl Page {
+    /// Reads a page; none if it is being made or removed, or is not one.
+    pub(crate) fn read(name: &str) -> Option<Self> {
+        let reader = StatusReader::open(name).ok()?;
+        let is_alive = reader.is_alive();
+        let (id, node) = reader.node();
+        let entries = reader.endpoints().into_iter().filter_map(|entry| {
+            Some(Counted {
+                whose: Whose::from_number(entry.role)?,
+                endpoint: entry.endpoint,
+                counts: Counter::ALL.map(|counter| entry.value(counter)),
+                topic: entry.topic,
+            })
+        });
+        Some(Self {
+            node,
+            id,
+            pid: reader.pid(),
+            is_alive,
+            entries: entries.collect(),
+        })
+    }
+}
+
+/// All pages as text.
+pub(crate) fn text(pages: &[Page]) -> String {
+    let mut out = String::new();
+    let alive = "Whether the node lives (1), or left its page behind (0)";
+    head(&mut out, "shmesh_node_up", "gauge", alive);
+    for page in pages {
+        let (node, id, pid) = (label(&page.node), page.id, page.pid);
+        let labels = format!("node=\"{node}\",id=\"{id:032x}\",pid=\"{pid}\"");
+        line(&mut out, "shmesh_node_up", &labels, page.is_alive.into());
+    }
+    let mut last = "";
+    for metric in METRICS {
+        if metric.name != last {
+            let kind = match metric.kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+            };
+            head(&mut out, metric.name, kind, metric.help);
+            last = metric.name;
+        }
+        for page in pages {
+            let has_it = |counted: &&Counted| metric.is_of(counted.whose);
+            for counted in page.entries.iter().filter(has_it) {
+                let mut labels = labels(page, counted);
+                if let Some((name, value)) = metric.label {
+                    let _ = write!(labels, ",{name}=\"{value}\"");
+                }
+                let value = counted.counts[metric.counter as usize];
+                line(&mut out, metric.name, &labels, value);
+            }
+        }
+    }
+    out
+}
+
+fn labels(page: &Page, counted: &Counted) -> String {
+    let mut labels = format!("node=\"{}\",id=\"{:032x}\"", label(&page.node), page.id);
+    if let Whose::Endpoint(role) = counted.whose {
+        let (role, topic) = (role_label(role), label(&counted.topic));
+        let endpoint = counted.endpoint;
+        // Writing into a string does not fail.
+        let _ = write!(
+            labels,
+            ",role=\"{role}\",topic=\"{topic}\",endpoint=\"{endpoint}\""
+        );
+    }
+    labels
+}
+
+fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+    // Writing into a string does not fail.
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+fn line(out: &mut String, name: &str, labels: &str, value: u64) {
+    let _ = writeln!(out, "{name}{{{labels}}} {value}");
+}
+
+/// A text from elsewhere as the value of a label.
+fn label(text: &str) -> String {
+    let safe = name::escaped(text);
+    safe.replace('\\', r"\\").replace('"', "\\\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::Role;
+
+    fn counts(first: u64) -> [u64; Counter::ALL.len()] {
+        core::array::from_fn(|idx| first + idx as u64)
+    }
+
+    #[test]
+    fn pages_look_like_this() {
+        let camera = Page {
+            node: "camera".into(),
+            id: 0xabc,
+            pid: 77,
+            is_alive: true,
+            entries: vec![
+                Counted {
+                    whose: Whose::Endpoint(Role::Publisher),
+                    endpoint: 0,
+                    topic: "images/front".into(),
+                    counts: counts(10),
+                },
+                Counted {
+                    whose: Whose::Node,
+                    endpoint: 0,
+                    topic: String::new(),
+                    counts: counts(40),
+                },
+                Counted {
+                    whose: Whose::Endpoint(Role::Subscriber),
+                    endpoint: 3,
+                    topic: "config".into(),
+                    counts: counts(100),
+                },
+            ],
+        };
+        let dead = Page {
+            node: "dead".into(),
+            id: 1,
+            pid: 5,
+            ..Page::default()
+        };
+        assert_eq!(text(&[camera, dead]), include_str!("snapshot.txt"));
+    }
+
+    #[test]
+    fn without_nodes_there_are_only_names() {
+        let text = text(&[]);
+        assert!(text.lines().all(|line| line.starts_with("# ")), "{text}");
+        assert!(text.contains("# TYPE shmesh_lost_total counter"));
+    }
+
+    #[test]
+    fn names_cannot_leave_their_quotes() {
+        let nasty = "a\"} 1\nb{x=\"\\\u{1b}]52;";
+        let counted = Counted {
+            whose: Whose::Endpoint(Role::Publisher),
+            endpoint: 0,
+            topic: nasty.into(),
+            counts: counts(0),
+        };
+        let page = Page {
+            node: nasty.into(),
+            entries: vec![counted],
+            ..Page::default()
+        };
+        let text = text(&[page]);
+        assert_eq!(label(nasty), r#"a\"} 1\\nb{x=\"\\\\u{1b}]52;"#);
+        assert!(!text.contains('\u{1b}'));
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            assert!(line.starts_with("shmesh_"), "{line}");
+            let unescaped = line.replace("\\\\", "").replace("\\\"", "");
+            assert_eq!(unescaped.matches('"').count() % 2, 0, "{line}");
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Messages of any type as JSON.
+
+use std::io::Write as _;
+
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+use crate::cli::show::type_text;
+use crate::codec::check_msgpack;
+use crate::limits::FORMS_MAX;
+use crate::node::Node;
+use crate::schema::{Reader, SchemaError};
+use crate::topology::{Encoding, TopicType};
+
+/// What is wanted of messages.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wish {
+    /// This part of them alone.
+    pub(super) field: Option<String>,
+    /// How long arrays are instead of what is in them.
+    pub(super) is_short: bool,
+    /// Nothing that a terminal may take for an order.
+    pub(super) is_for_terminal: bool,
+}
+
+/// Why there is no JSON.
+#[derive(Debug)]
+pub(super) enum Unread {
+    /// What was asked for is not in it.
+    NoSuchField(String),
+    /// It cannot be read.
+    Message(String),
+}
+
+impl std::fmt::Display for Unread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoSuchField(text) | Self::Message(text) => f.write_str(text),
+        }
+    }
+}
+
+impl From<SchemaError> for Unread {
+    fn from(error: SchemaError) -> Self {
+        match error {
+            SchemaError::NoSuchField { .. } => Self::NoSuchField(error.to_string()),
+            other => Self::Message(other.to_string()),
+        }
+    }
+}
+
+/// How messages of a type are read.
+enum Form {
+    Archive(Box<Reader>),
+    Json,
+    MsgPack,
+    /// As hexadecimal digits.
+    Bytes,
+    /// Not at all, and why.
+    Unknown(String),
+}
+
+/// Makes JSON of messages. Types are looked up once each.
+pub(super) struct Reading<'a> {
+    node: &'a Node,
+    wish: Wish,
+    forms: Vec<(TopicType, Form)>,
+}
+
+impl<'a> Reading<'a> {
+    pub(super) const fn new(node: &'a Node, wish: Wish) -> Self {
+        let forms = Vec::new();
+        Self { node, wish, forms }
+    }
+
+    /// Adds the message as JSON, on one line; nothing if there is none.
+    pub(super) async fn add(
+        &mut self,
+        ty: &TopicType,
+        bytes: &[u8],
+        to: &mut Vec<u8>,
+    ) -> Result<(), Unread> {
+        let known = self.forms.iter().position(|(known, _)| known == ty);
+        let idx = match known {
+            Some(idx) => idx,
+            None => {
+                let form = form_of(self.node, ty).await;
+                if self.forms.len() >= FORMS_MAX {
+                    self.forms.clear();
+                }
+                self.forms.push((ty.clone(), form));
+                self.forms.len() - 1
+            }
+        };
+        let start = to.len();
+        let added = add(&self.forms[idx].1, self.wish.field.as_deref(), bytes, to);
+        if let Err(error) = added {
+            to.truncate(start);
+            return Err(error);
+        }
+        if self.wish.is_short {
+            let text = to.split_off(start);
+            shorten(&text, to);
+        }
+        if self.wish.is_for_terminal {
+            escape_controls(to, start);
+        }
+        Ok(())
+    }
+}
+
+async fn form_of(node: &Node, ty: &TopicType) -> Form {
+    match &ty.encoding {
+        Encoding::Json => Form::Json,
+        Encoding::MsgPack => Form::MsgPack,
+        Encoding::Raw => Form::Bytes,
+        Encoding::Rkyv => {
+            let name = type_text(ty);
+            let schema = match node.schema(ty).await {
+                Ok(Some(schema)) => schema,
+                Ok(None) => return Form::Unknown(format!("nobody says what {name} looks like")),
+                Err(error) => return Form::Unknown(format!("{name}: {error}")),
+            };
+            match Reader::new(schema) {
+                Ok(reader) => Form::Archive(Box::new(reader)),
+                Err(error) => Form::Unknown(format!("{name}: {error}")),
+            }
+        }
+        Encoding::Custom(_) | Encoding::Any => {
+            Form::Unknown(format!("{}: an encoding of its users' own", type_text(ty)))
+        }
+    }
+}
+
+fn add(form: &Form, field: Option<&str>, bytes: &[u8], to: &mut Vec<u8>) -> Result<(), Unread> {
+    match (form, field) {
+        (Form::Archive(reader), None) => Ok(reader.json(bytes, to)?),
+        (Form::Archive(reader), Some(path)) => Ok(reader.read(bytes)?.at(path)?.json(to)?),
+        (Form::Json, None) => add_text(bytes, to),
+        (Form::Json, Some(path)) => {
+            let value = serde_json::from_slice(bytes).map_err(invalid)?;
+            add_value(pick(&value, path)?, to)
+        }
+        (Form::MsgPack, path) => {
+            check_msgpack(bytes).map_err(invalid)?;
+            let value: Value = rmp_serde::from_slice(bytes).map_err(invalid)?;
+            add_value(pick(&value, path.unwrap_or_default())?, to)
+        }
+        (Form::Bytes, None) => {
+            to.push(b'"');
+            for byte in bytes {
+                write!(to, "{byte:02x}").map_err(invalid)?;
+            }
+            to.push(b'"');
+            Ok(())
+        }
+        (Form::Bytes, Some(_)) => Err(Unread::NoSuchField("bytes have no fields".into())),
+        (Form::Unknown(why), _) => Err(Unread::Message(why.clone())),
+    }
+}
+
+fn invalid(error: impl std::fmt::Display) -> Unread {
+    Unread::Message(error.to_string())
+}
+
+fn add_value(value: &Value, to: &mut Vec<u8>) -> Result<(), Unread> {
+    serde_json::to_writer(to, value).map_err(invalid)
+}
+
+/// A JSON text as it is, but on one line.
+fn add_text(bytes: &[u8], to: &mut Vec<u8>) -> Result<(), Unread> {
+    let text = std::str::from_utf8(bytes).map_err(invalid)?;
+    serde_json::from_str::<IgnoredAny>(text).map_err(invalid)?;
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    for byte in text.bytes() {
+        if is_quoted || !byte.is_ascii_whitespace() {
+            to.push(byte);
+        }
+        if byte == b'"' && !is_escaped {
+            is_quoted = !is_quoted;
+        }
+        is_escaped = is_quoted && byte == b'\\' && !is_escaped;
+    }
+    Ok(())
+}
+
+/// The part at a path such as `joints[3].name`; an empty one is the whole.
+fn pick<'a>(value: &'a Value, path: &str) -> Result<&'a Value, Unread> {
+    let missing = || Unread::NoSuchField(format!("there is no `{}`", crate::name::escaped(path)));
+    let mut found = value;
+    for part in path.split('.').filter(|part| !part.is_empty()) {
+        let (name, items) = part.split_at(part.find('[').unwrap_or(part.len()));
+        if !name.is_empty() {
+            found = found.get(name).ok_or_else(missing)?;
+        }
+        if !(items.is_empty() || items.ends_with(']')) {
+            return Err(missing());
+        }
+        for item in items.split_terminator(']') {
+            let number = item.strip_prefix('[').and_then(|item| item.parse().ok());
+            let number: usize = number.ok_or_else(missing)?;
+            found = found.get(number).ok_or_else(missing)?;
+        }
+    }
+    Ok(found)
+}
+
+/// JSON on one line with `"[5]"` instead of arrays of five items.
+fn shorten(json: &[u8], to: &mut Vec<u8>) {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    // How deep in arrays, and of the outermost its items.
+    let (mut depth, mut braces, mut count, mut is_empty) = (0_usize, 0_usize, 0_usize, true);
+    for &byte in json {
+        let is_plain = !is_quoted;
+        if byte == b'"' && !is_escaped {
+            is_quoted = !is_quoted;
+        }
+        is_escaped = is_quoted && byte == b'\\' && !is_escaped;
+        if depth == 0 && !(is_plain && byte == b'[') {
+            to.push(byte);
+            continue;
+        }
+        if is_plain {
+            match byte {
+                b'[' => depth += 1,
+                b']' => depth -= 1,
+                b'{' => braces += 1,
+                b'}' => braces -= 1,
+                b',' if depth == 1 && braces == 0 => count += 1,
+                _ => {}
+            }
+        }
+        match depth {
+            0 => {
+                let items = count + usize::from(!is_empty);
+                to.extend_from_slice(format!("\"[{items}]\"").as_bytes());
+                (count, is_empty) = (0, true);
+            }
+            1 if byte == b'[' && is_plain && is_empty => {}
+            _ => is_empty = false,
+        }
+    }
+}
+
+/// Escapes what terminals take for orders and JSON lets through: DEL and the upper controls, which
+/// are in texts only.
+fn escape_controls(json: &mut Vec<u8>, start: usize) {
+    let is_control = |pair: &[u8]| pair[0] == 0xc2 && (0x80..0xa0).contains(&pair[1]);
+    let text = &json[start..];
+    if !text.contains(&0x7f) && !text.windows(2).any(is_control) {
+        return;
+    }
+    // Bytes of a text that was one stay one.
+    let text = String::from_utf8_lossy(&json.split_off(start)).into_owned();
+    for c in text.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' => {
+                json.extend_from_slice(format!("\\u{:04x}", u32::from(c)).as_bytes());
+            }
+            c => json.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(form: &Form, field: Option<&str>, bytes: &[u8]) -> Result<String, String> {
+        let mut to = Vec::new();
+        let added = add(form, field, bytes, &mut to);
+        added.map_err(|error| error.to_string())?;
+        Ok(String::from_utf8(to).unwrap())
+    }
+
+    #[test]
+    fn json_comes_on_one_line_and_is_checked() {
+        let text = "{ \"a b\" :\n [1, 2.50, \"\\\"x \\\\\" ],\t\"c\": null }\n".as_bytes();
+        let line = "{\"a b\":[1,2.50,\"\\\"x \\\\\"],\"c\":null}";
+        assert_eq!(read(&Form::Json, None, text).unwrap(), line);
+        for bad in [&b"{"[..], b"\"\x1b\"", b"[1] 2", b"\"\xff\"", b""] {
+            assert!(read(&Form::Json, None, bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn parts_are_found_by_their_paths() {
+        let text = br#"{"joints":[{"name":"a"},{"name":"b","at":[[1,2],[3]]}],"x":1}"#;
+        for (path, found) in [
+            ("x", "1"),
+            ("joints[1].name", "\"b\""),
+            ("joints[1].at[0][1]", "2"),
+            ("joints[1].at[1]", "[3]"),
+        ] {
+            assert_eq!(read(&Form::Json, Some(path), text).unwrap(), found);
+        }
+        for path in ["y", "x.y", "joints[2]", "joints[x]", "joints[0", "x[0]"] {
+            assert!(read(&Form::Json, Some(path), text).is_err(), "{path}");
+        }
+        let packed = rmp_serde::to_vec_named(&serde_json::json!({ "x": [1, 2] })).unwrap();
+        assert_eq!(read(&Form::MsgPack, Some("x[1]"), &packed).unwrap(), "2");
+        assert_eq!(read(&Form::Bytes, None, b"\x00\xff").unwrap(), "\"00ff\"");
+    }
+
+    #[test]
+    fn arrays_may_be_said_by_their_lengths() {
+        for (json, short) in [
+            ("[]", "\"[0]\""),
+            ("[1]", "\"[1]\""),
+            ("[[1,2],[],{\"a\":[1,2],\"b\":1}]", "\"[3]\""),
+            (
+                "{\"a\":[\"],[\",\"\\\"[\"],\"b\":\"[1,2]\",\"c\":[[]]}",
+                "{\"a\":\"[2]\",\"b\":\"[1,2]\",\"c\":\"[1]\"}",
+            ),
+        ] {
+            let mut to = Vec::new();
+            shorten(json.as_bytes(), &mut to);
+            assert_eq!(String::from_utf8(to).unwrap(), short);
+        }
+    }
+
+    #[test]
+    fn terminals_get_no_orders() {
+        let mut json = "x\"\u{9b}31m\u{7f}\u{e9}\"".as_bytes().to_vec();
+        escape_controls(&mut json, 1);
+        assert_eq!(json, "x\"\\u009b31m\\u007f\u{e9}\"".as_bytes());
+    }
+}

@@ -1,0 +1,207 @@
+//! `mesh top`: nodes and topics of this host, live.
+//!
+//! It reads the status pages and asks no node anything: a node that hangs, or is dead, is seen as
+//! it is, and one that works is not disturbed. Of other hosts it shows what the coordinator knows.
+
+mod app;
+mod beyond;
+mod format;
+mod model;
+mod report;
+mod screen;
+mod table;
+mod view;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use ratatui::crossterm::event::Event;
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::app::{App, Next};
+use self::beyond::Watch;
+use self::model::{Model, Seen, State};
+use self::screen::Screen;
+use self::view::Paint;
+use super::metrics::{Page, pages};
+use super::reach::ReachArgs;
+use super::signals::Ends;
+use super::{Failure, is_colourless, runtime};
+use crate::limits::{TOP_INTERVAL_MS_MAX, TOP_INTERVAL_MS_MIN};
+
+/// Watch nodes and topics of this host and user: rates, losses, fill of rings, memory.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  mesh top                              watch this computer
+  mesh top --interval 0.2               five times a second
+  mesh top --coordinator robot-1        with the nodes of the mesh of another computer
+  mesh top --once | grep camera         print tables, and end
+  mesh top --json | jq '.topics[] | select(.lost_per_s > 0)'
+                                        what is losing messages now
+
+Keys: arrows j k move, Tab topics or nodes, Enter look into one, Esc back, s next order, S reverse,
+/ filter, p pause, q or Ctrl-C quit, ? help.
+
+Columns: LOST is what subscribers of this host lost (a publisher's own count where there is no
+subscriber). FILL is the fullest subscriber: messages that wait, of those there is room for.
+ARENA is payload memory of publishers in bytes, HELD large messages that subscribers keep.
+States: live, stopped (by a signal), dead (its page is left), far (another host), unseen (this host,
+but another user's or without a page). '-' is not known: rates need two readings.
+
+Ends at q, Ctrl-C or SIGTERM. Exit codes: 0 ended so, 1 no terminal to draw on, 2 wrong usage.")]
+pub struct TopArgs {
+    /// Time between two readings in seconds, 0.05 to 3600
+    #[arg(long, value_name = "S", default_value = "1", value_parser = parse_interval)]
+    pub interval: Duration,
+    /// Print tables instead of taking the screen; so it is if standard output is no terminal
+    #[arg(long)]
+    pub once: bool,
+    /// Print one JSON document instead
+    #[arg(long)]
+    pub json: bool,
+    /// Which mesh: its nodes of other hosts are shown, too.
+    #[command(flatten)]
+    pub reach: ReachArgs,
+}
+
+impl TopArgs {
+    /// True if it takes the whole screen.
+    #[must_use]
+    pub fn has_screen(&self) -> bool {
+        !self.once && !self.json && std::io::stdout().is_terminal()
+    }
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let bounds = [TOP_INTERVAL_MS_MIN, TOP_INTERVAL_MS_MAX].map(Duration::from_millis);
+    let seconds = text.parse().ok();
+    let interval = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    interval
+        .filter(|interval| (bounds[0]..=bounds[1]).contains(interval))
+        .ok_or_else(|| format!("expected seconds, {:?} to {:?}", bounds[0], bounds[1]))
+}
+
+/// Shows it until it is told to end, or prints once.
+///
+/// # Errors
+/// If it cannot print, or the terminal is gone; a key that cannot be used.
+pub fn run(args: &TopArgs) -> Result<(), Failure> {
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(async {
+        let mut source = Source {
+            model: Model::default(),
+            watch: Watch::start(&args.reach)?,
+        };
+        if args.has_screen() {
+            watch_screen(args, &mut source).await
+        } else {
+            print_once(args, &mut source).await
+        }
+    });
+    // A name that is being looked up holds nobody up.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Where readings come from.
+struct Source {
+    model: Model,
+    watch: Watch,
+}
+
+impl Source {
+    fn read(&mut self) -> Seen {
+        let with_state = |page: Page| {
+            let state = state(&page);
+            (page, state)
+        };
+        let pages = pages().into_iter().map(with_state).collect();
+        let mut seen = self.model.read(Instant::now(), pages);
+        let known = self.watch.known.borrow();
+        seen.add_far(&known.topology, self.watch.host.0);
+        drop(known);
+        seen
+    }
+}
+
+async fn print_once(args: &TopArgs, source: &mut Source) -> Result<(), Failure> {
+    source.read();
+    // Rates need two readings.
+    tokio::time::sleep(args.interval).await;
+    source.watch.settle().await;
+    let seen = source.read();
+    let line = source.watch.line();
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", report::document(&seen, &line))?;
+    } else {
+        out.write_all(report::text(&seen, &line).as_bytes())?;
+    }
+    Ok(out.flush()?)
+}
+
+async fn watch_screen(args: &TopArgs, source: &mut Source) -> Result<(), Failure> {
+    let mut ends = Ends::of_terminal()?;
+    let mut continued = signal(SignalKind::from_raw(rustix::process::Signal::CONT.as_raw()))?;
+    let paint = if is_colourless() {
+        Paint::Plain
+    } else {
+        Paint::Colours
+    };
+    let mut app = App::new();
+    let mut screen = Screen::enter()?;
+    let mut events = screen::events()?;
+    let mut ticks = tokio::time::interval(args.interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = ends.recv() => return Ok(()),
+            _ = continued.recv() => screen.retake()?,
+            _ = ticks.tick() => app.show(source.read()),
+            event = events.recv() => match event {
+                Some(Ok(Event::Key(key))) if app.key(key) == Next::Quit => return Ok(()),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error.into()),
+                None => return Ok(()),
+            },
+        }
+        app.coordinator = Some(source.watch.line());
+        screen.draw(&mut app, paint)?;
+    }
+}
+
+/// How the node of a page is.
+fn state(page: &Page) -> State {
+    if !page.is_alive {
+        State::Dead
+    } else if is_stopped(page) {
+        State::Stopped
+    } else {
+        State::Live
+    }
+}
+
+/// True if its process is stopped. A number of another container is another process here: so it
+/// must have the page open.
+fn is_stopped(page: &Page) -> bool {
+    let directory = format!("/proc/{}", page.pid);
+    let stat = std::fs::read_to_string(format!("{directory}/stat")).unwrap_or_default();
+    // The command in brackets may have anything in it.
+    let state = stat
+        .rsplit(") ")
+        .next()
+        .and_then(|rest| rest.chars().next());
+    if !matches!(state, Some('T' | 't')) {
+        return false;
+    }
+    let id = format!("-{:032x}", page.id);
+    let Ok(open) = std::fs::read_dir(format!("{directory}/fd")) else {
+        return false;
+    };
+    let mut paths = open
+        .flatten()
+        .filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    paths.any(|path| path.to_string_lossy().ends_with(&id))
+}

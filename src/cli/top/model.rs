@@ -1,0 +1,336 @@
+//! What is seen of a mesh, with rates: two readings of status pages and the time between them.
+//!
+//! No input or output, no clock. A count is compared only with an earlier one of the same endpoint
+//! of the same run of its node; where an entry changed hands in between, there is no rate, rather
+//! than a wrong one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use shmesh_shm::Counter;
+
+use crate::cli::metrics::{Counted, Page};
+use crate::metrics::Whose;
+use crate::topology::{Role, Topology};
+
+/// As many numbers as a status page has for each endpoint.
+const COUNTERS: usize = Counter::ALL.len();
+
+/// How a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Live,
+    /// Its process was stopped, by a signal or a debugger.
+    Stopped,
+    /// It left its page behind.
+    Dead,
+    /// On this host, but without a page that we may read.
+    Unseen,
+    /// On another host.
+    Far,
+}
+
+impl State {
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Stopped => "stopped",
+            Self::Dead => "dead",
+            Self::Unseen => "unseen",
+            Self::Far => "far",
+        }
+    }
+}
+
+/// A publisher or subscriber.
+#[derive(Clone, Debug)]
+pub(crate) struct EndpointSeen {
+    pub(crate) number: u32,
+    pub(crate) role: Role,
+    pub(crate) topic: String,
+    /// None for those that only the coordinator knows.
+    pub(crate) counts: Option<Counts>,
+}
+
+/// What is counted, and how fast it grows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counts {
+    values: [u64; COUNTERS],
+    per_second: Option<[f64; COUNTERS]>,
+}
+
+impl Counts {
+    pub(crate) const fn value(&self, counter: Counter) -> u64 {
+        self.values[counter as usize]
+    }
+
+    /// None at first sight.
+    pub(crate) fn per_second(&self, counter: Counter) -> Option<f64> {
+        self.per_second.map(|rates| rates[counter as usize])
+    }
+}
+
+/// A node.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeSeen {
+    pub(crate) id: u128,
+    pub(crate) name: String,
+    pub(crate) pid: u64,
+    pub(crate) state: State,
+    pub(crate) endpoints: Vec<EndpointSeen>,
+}
+
+/// All that is seen.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) nodes: Vec<NodeSeen>,
+}
+
+/// Which numbers are compared.
+type Key = (u128, Whose, u32);
+
+/// Readings become what is seen.
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    last: HashMap<Key, Counted>,
+    at: Option<Instant>,
+}
+
+impl Model {
+    /// Takes in a reading of all pages, made at `now`.
+    pub(crate) fn read(&mut self, now: Instant, pages: Vec<(Page, State)>) -> Seen {
+        let elapsed = self.at.map(|at| now.saturating_duration_since(at));
+        let mut last = HashMap::new();
+        let mut nodes = Vec::new();
+        for (page, state) in pages {
+            let mut endpoints = Vec::new();
+            for counted in page.entries {
+                let Whose::Endpoint(role) = counted.whose else {
+                    continue;
+                };
+                let key = (page.id, counted.whose, counted.endpoint);
+                let before = self.last.get(&key);
+                let per_second = match (before, elapsed) {
+                    (Some(before), Some(elapsed)) => rates(before, &counted, elapsed),
+                    _ => None,
+                };
+                let counts = Counts {
+                    values: counted.counts,
+                    per_second,
+                };
+                endpoints.push(EndpointSeen {
+                    number: counted.endpoint,
+                    role,
+                    topic: counted.topic.clone(),
+                    counts: Some(counts),
+                });
+                last.insert(key, counted);
+            }
+            nodes.push(NodeSeen {
+                id: page.id,
+                name: page.node,
+                pid: page.pid,
+                state,
+                endpoints,
+            });
+        }
+        self.last = last;
+        self.at = Some(now);
+        Seen { nodes }
+    }
+}
+
+/// None if they are not of the same endpoint, or no time went by.
+fn rates(before: &Counted, after: &Counted, elapsed: Duration) -> Option<[f64; COUNTERS]> {
+    let is_same = before.topic == after.topic && !went_back(before, after);
+    let seconds = elapsed.as_secs_f64();
+    (is_same && seconds > 0.0).then(|| {
+        core::array::from_fn(|idx| {
+            let more = after.counts[idx].saturating_sub(before.counts[idx]);
+            #[allow(clippy::cast_precision_loss)] // for people
+            let more = more as f64;
+            more / seconds
+        })
+    })
+}
+
+fn went_back(before: &Counted, after: &Counted) -> bool {
+    const GROWING: [Counter; 9] = [
+        Counter::Messages,
+        Counter::Bytes,
+        Counter::LostOverwritten,
+        Counter::LostDropped,
+        Counter::LostInvalid,
+        Counter::LostExpired,
+        Counter::Skipped,
+        Counter::WakeUps,
+        Counter::Parkings,
+    ];
+    let is_less = |counter: &Counter| {
+        let idx = *counter as usize;
+        after.counts[idx] < before.counts[idx]
+    };
+    GROWING.iter().any(is_less)
+}
+
+impl Seen {
+    /// Adds those that the coordinator knows and we have no page of.
+    pub(crate) fn add_far(&mut self, topology: &Topology, our_host: u128) {
+        for info in topology.nodes() {
+            let is_known = self.nodes.iter().any(|node| node.id == info.id.0);
+            if is_known {
+                continue;
+            }
+            let endpoints = topology.endpoints(info.id).map(|endpoint| EndpointSeen {
+                number: endpoint.id,
+                role: endpoint.role,
+                topic: endpoint.topic.clone(),
+                counts: None,
+            });
+            self.nodes.push(NodeSeen {
+                id: info.id.0,
+                name: info.name.clone(),
+                pid: info.pid.into(),
+                state: if info.host.0 == our_host {
+                    State::Unseen
+                } else {
+                    State::Far
+                },
+                endpoints: endpoints.collect(),
+            });
+        }
+    }
+
+    /// The endpoints of each topic, with their nodes.
+    pub(crate) fn topics(&self) -> BTreeMap<&str, Vec<(&NodeSeen, &EndpointSeen)>> {
+        let mut topics: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+        for node in &self.nodes {
+            for endpoint in &node.endpoints {
+                let place = topics.entry(&endpoint.topic).or_default();
+                place.push((node, endpoint));
+            }
+        }
+        topics
+    }
+}
+
+/// The causes of loss, and their names.
+pub(crate) const CAUSES: [(&str, Counter); 4] = [
+    ("overwritten", Counter::LostOverwritten),
+    ("dropped", Counter::LostDropped),
+    ("invalid", Counter::LostInvalid),
+    ("expired", Counter::LostExpired),
+];
+
+/// The numbers of several endpoints as one.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Sum {
+    pub(crate) publishers: usize,
+    pub(crate) subscribers: usize,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_bytes: u64,
+    pub(crate) sent_rate: Option<f64>,
+    pub(crate) received_rate: Option<f64>,
+    pub(crate) sent_bytes_rate: Option<f64>,
+    pub(crate) received_bytes_rate: Option<f64>,
+    /// By cause, as [`CAUSES`].
+    pub(crate) lost: [u64; CAUSES.len()],
+    pub(crate) lost_rate: Option<f64>,
+    /// Of the fullest subscriber: unread messages by those there is room for.
+    pub(crate) fill: Option<f64>,
+    pub(crate) arena_bytes: u64,
+    pub(crate) held: u64,
+    pub(crate) wake_rate: Option<f64>,
+    pub(crate) park_rate: Option<f64>,
+    /// False if nothing of it is counted here.
+    pub(crate) is_counted: bool,
+}
+
+impl Sum {
+    /// All of a node, or one endpoint.
+    pub(crate) fn of<'a>(endpoints: impl IntoIterator<Item = &'a EndpointSeen>) -> Self {
+        let mut sum = Self::default();
+        for endpoint in endpoints {
+            sum.add(endpoint, true);
+        }
+        sum
+    }
+
+    /// Of a topic. What a publisher found no room for is lost once, where it is missed: so its
+    /// word counts only where no subscriber is seen.
+    pub(crate) fn of_topic(endpoints: &[(&NodeSeen, &EndpointSeen)]) -> Self {
+        let is_seen = |(_, endpoint): &(&NodeSeen, &EndpointSeen)| {
+            endpoint.role == Role::Subscriber && endpoint.counts.is_some()
+        };
+        let has_subscriber = endpoints.iter().any(is_seen);
+        let mut sum = Self::default();
+        for (_, endpoint) in endpoints {
+            let is_missed_here = endpoint.role == Role::Subscriber || !has_subscriber;
+            sum.add(endpoint, is_missed_here);
+        }
+        sum
+    }
+
+    fn add(&mut self, endpoint: &EndpointSeen, with_losses: bool) {
+        match endpoint.role {
+            Role::Publisher => self.publishers += 1,
+            Role::Subscriber => self.subscribers += 1,
+        }
+        let Some(counts) = &endpoint.counts else {
+            return;
+        };
+        self.is_counted = true;
+        let (value, rate) = (|c| counts.value(c), |c| counts.per_second(c));
+        let (messages, bytes) = (Counter::Messages, Counter::Bytes);
+        match endpoint.role {
+            Role::Publisher => {
+                self.sent = self.sent.saturating_add(value(messages));
+                self.sent_bytes = self.sent_bytes.saturating_add(value(bytes));
+                more(&mut self.sent_rate, rate(messages));
+                more(&mut self.sent_bytes_rate, rate(bytes));
+                more(&mut self.wake_rate, rate(Counter::WakeUps));
+                self.arena_bytes = self.arena_bytes.saturating_add(value(Counter::ArenaBytes));
+            }
+            Role::Subscriber => {
+                self.received = self.received.saturating_add(value(messages));
+                self.received_bytes = self.received_bytes.saturating_add(value(bytes));
+                more(&mut self.received_rate, rate(messages));
+                more(&mut self.received_bytes_rate, rate(bytes));
+                more(&mut self.park_rate, rate(Counter::Parkings));
+                self.held = self.held.saturating_add(value(Counter::Held));
+                let fill = fill(value(Counter::Unread), value(Counter::Room));
+                self.fill = self.fill.into_iter().chain(fill).reduce(f64::max);
+            }
+        }
+        if with_losses {
+            for (sum, (_, counter)) in self.lost.iter_mut().zip(CAUSES) {
+                *sum = sum.saturating_add(value(counter));
+                more(&mut self.lost_rate, rate(counter));
+            }
+        }
+    }
+
+    pub(crate) fn lost_total(&self) -> u64 {
+        self.lost
+            .iter()
+            .fold(0, |sum, lost| sum.saturating_add(*lost))
+    }
+}
+
+/// A sum of what is known.
+fn more(sum: &mut Option<f64>, rate: Option<f64>) {
+    if let Some(rate) = rate {
+        *sum = Some(sum.unwrap_or(0.0) + rate);
+    }
+}
+
+/// None without rings.
+#[allow(clippy::cast_precision_loss)] // for people
+fn fill(unread: u64, room: u64) -> Option<f64> {
+    (room > 0).then(|| unread as f64 / room as f64)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! `mesh topic echo`: messages as JSON, a line each.
+//!
+//! While there are more, they are written in large pieces; when there are none, at once.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::cli::reach::ReachArgs;
+use crate::cli::reading::{Reading, Unread, Wish};
+use crate::cli::signals::Ends;
+use crate::cli::{Failure, runtime};
+use crate::endpoint::Overflow;
+use crate::limits::{DEPTH_MAX, ECHO_BATCH, ECHO_BYTES, ECHO_DEPTH_DEFAULT, NOBODY_MS};
+use crate::message::Untyped;
+use crate::name::{check_pattern, escaped, is_pattern};
+use crate::sample::Sample;
+use crate::subscriber::Subscriber;
+
+/// Print messages as JSON, a line each.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  mesh topic echo imu
+  mesh topic echo 'arm/**' --no-arr
+  mesh topic echo imu --field acceleration.x --count 10
+  mesh topic echo imu --json | jq 'select(.lost > 0)'
+
+Reads JSON and MessagePack topics, and those of archives whose nodes say what they look like; raw
+bytes are hexadecimal digits. With --json each line has the topic, the publisher's name, the number
+of the message, when it was sent, how many were lost before it, and the message as `data`. Waits
+while nobody sends. Ends at Ctrl-C, or after --count messages.
+Exit codes: 0 success, 1 no coordinator, 2 no such field, or wrong usage.")]
+pub struct EchoArgs {
+    /// Names of topics, or patterns of names
+    #[arg(value_name = "TOPIC", required = true)]
+    pub topics: Vec<String>,
+    /// End after so many messages
+    #[arg(long, short, value_name = "N")]
+    pub count: Option<u64>,
+    /// Only this part of each message, such as `pose.x` or `joints[3].name`
+    #[arg(long, value_name = "PATH")]
+    pub field: Option<String>,
+    /// Print the lengths of arrays instead of what is in them
+    #[arg(long)]
+    pub no_arr: bool,
+    /// Messages of each publisher that may wait for this tool; the oldest give way
+    #[arg(long, value_name = "N", default_value_t = ECHO_DEPTH_DEFAULT,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(DEPTH_MAX)))]
+    pub depth: u32,
+    /// Print an object with the message and what is known of it
+    #[arg(long)]
+    pub json: bool,
+    /// Which mesh.
+    #[command(flatten)]
+    pub reach: ReachArgs,
+}
+
+pub(super) fn run(args: &EchoArgs) -> Result<(), Failure> {
+    for topic in &args.topics {
+        check_pattern(topic).map_err(|error| Failure::usage(error.to_string()))?;
+    }
+    runtime()?.block_on(follow(args))
+}
+
+async fn follow(args: &EchoArgs) -> Result<(), Failure> {
+    let mut ends = Ends::new()?;
+    let node = args.reach.join("echo").await?;
+    let mut topics = node.subscriber::<Untyped>(&args.topics[0]);
+    for topic in &args.topics[1..] {
+        topics = topics.also(topic);
+    }
+    let mut topics = topics.overflow(Overflow::KeepLast(args.depth)).build()?;
+    let wish = Wish {
+        field: args.field.clone(),
+        is_short: args.no_arr,
+        is_for_terminal: std::io::stdout().is_terminal(),
+    };
+    let mut echo = Echo {
+        args,
+        reading: Reading::new(&node, wish),
+        is_named: args.topics.len() > 1 || is_pattern(&args.topics[0]),
+        out: Vec::with_capacity(2 * ECHO_BYTES),
+        count: 0,
+    };
+    let echoed = echo.run(&mut topics, &mut ends).await;
+    echo.flush()?;
+    let lost = topics.stats().lost;
+    if lost > 0 {
+        eprintln!("mesh: {lost} messages were lost: they came faster than they could be printed");
+    }
+    echoed
+}
+
+struct Echo<'a> {
+    args: &'a EchoArgs,
+    reading: Reading<'a>,
+    /// True if lines say their topic.
+    is_named: bool,
+    /// What is not written yet.
+    out: Vec<u8>,
+    count: u64,
+}
+
+impl Echo<'_> {
+    async fn run(
+        &mut self,
+        topics: &mut Subscriber<Untyped>,
+        ends: &mut Ends,
+    ) -> Result<(), Failure> {
+        let mut nobody = std::pin::pin!(tokio::time::sleep(Duration::from_millis(NOBODY_MS)));
+        let mut is_patient = true;
+        while !self.is_done() {
+            let mut batch = 0;
+            while batch < ECHO_BATCH
+                && !self.is_done()
+                && let Some(sample) = topics.try_recv()?
+            {
+                self.print(&sample).await?;
+                batch += 1;
+            }
+            if batch < ECHO_BATCH {
+                self.flush()?;
+            }
+            if batch == ECHO_BATCH {
+                // Signals are looked for while it waits.
+                tokio::task::yield_now().await;
+            }
+            tokio::select! {
+                biased;
+                () = ends.recv() => return Ok(()),
+                () = &mut nobody, if is_patient => {
+                    is_patient = false;
+                    if self.count == 0 && topics.stats().publishers == 0 {
+                        let names = escaped(&self.args.topics.join(", "));
+                        eprintln!("mesh: nobody sends to {names} yet: waiting");
+                    }
+                }
+                sample = topics.recv(), if !self.is_done() => self.print(&sample?).await?,
+                else => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.args.count.is_some_and(|count| self.count >= count)
+    }
+
+    async fn print(&mut self, sample: &Sample<Untyped>) -> Result<(), Failure> {
+        self.count += 1;
+        let start = self.out.len();
+        self.begin(sample)?;
+        let (ty, out) = (sample.topic_type(), &mut self.out);
+        match self.reading.add(ty, sample, out).await {
+            Ok(()) => {}
+            // Of the first message it is a mistake; later ones may differ.
+            Err(Unread::NoSuchField(text)) if self.count == 1 => {
+                self.out.truncate(start);
+                return Err(Failure::usage(text));
+            }
+            Err(why) if self.args.json => {
+                self.out.extend_from_slice(b"null,\"error\":");
+                serde_json::to_writer(&mut self.out, &why.to_string())?;
+            }
+            Err(why) => {
+                self.out.truncate(start);
+                let (topic, number) = (escaped(sample.topic()), sample.sequence());
+                eprintln!("mesh: message {number} of {topic}: {why}");
+                return Ok(());
+            }
+        }
+        self.out
+            .extend_from_slice(if self.args.json { b"}\n" } else { b"\n" });
+        if self.out.len() >= ECHO_BYTES {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// What comes before the message.
+    fn begin(&mut self, sample: &Sample<Untyped>) -> Result<(), Failure> {
+        let out = &mut self.out;
+        if self.args.json {
+            // Names of topics and nodes have only characters that need no escapes.
+            let (topic, publisher) = (escaped(sample.topic()), escaped(sample.publisher_name()));
+            let (sequence, lost) = (sample.sequence(), sample.lost_before());
+            write!(
+                out,
+                "{{\"topic\":\"{topic}\",\"publisher\":\"{publisher}\",\"sequence\":{sequence},"
+            )?;
+            match sample.sent_ns() {
+                Some(ns) => write!(out, "\"sent_ns\":{ns}")?,
+                None => write!(out, "\"sent_ns\":null")?,
+            }
+            write!(out, ",\"lost\":{lost},\"data\":")?;
+        } else if self.is_named {
+            write!(out, "{}: ", escaped(sample.topic()))?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        if !self.out.is_empty() {
+            // Not by `Stdout`, which would look for ends of lines.
+            let mut rest = &self.out[..];
+            while !rest.is_empty() {
+                match rustix::io::write(rustix::stdio::stdout(), rest) {
+                    Ok(written) => rest = &rest[written..],
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(std::io::Error::from(error).into()),
+                }
+            }
+            self.out.clear();
+        }
+        Ok(())
+    }
+}
