@@ -434,6 +434,13 @@ impl<P: Payload> Subscriber<P> {
         Some((node, channel.link.is_some()))
     }
 
+    /// True if messages wait, though perhaps none that can be taken now: where one lies may not be
+    /// told yet, and those behind it wait with it.
+    pub(crate) fn has_unread(&self) -> bool {
+        let mut channels = self.channels.iter().chain(&self.successors);
+        self.shared.inbox.is_full() || channels.any(|channel| channel.consumer.is_ready())
+    }
+
     /// How many publishers it is connected to.
     #[must_use]
     pub fn publisher_count(&self) -> usize {

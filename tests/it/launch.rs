@@ -86,7 +86,7 @@ impl Launch {
     }
 
     fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        crate::support::signal(&self.child, signal);
     }
 
     /// Its exit code, with all events heard.

@@ -6,6 +6,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use shmesh::{Coordinator, Node, NodeBuilder, NodeId};
 
 /// Longest wait for anything; nothing passes or fails by being faster.
@@ -222,9 +223,8 @@ impl Puppet {
         self.answer()
     }
 
-    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).unwrap();
+    pub(crate) fn signal(&self, to_send: Signal) {
+        signal(&self.child, to_send);
     }
 
     /// SIGKILL, and waits for the end.
@@ -268,6 +268,15 @@ fn byte(number: u64, idx: usize) -> u8 {
 pub(crate) fn free_address() -> String {
     let spare = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     spare.local_addr().unwrap().to_string()
+}
+
+/// Sends a signal to a child. Once it was told to stop, all its threads stand still.
+pub(crate) fn signal(child: &Child, signal: Signal) {
+    let pid = Pid::from_child(child);
+    kill_process(pid, signal).unwrap();
+    if signal == Signal::STOP {
+        waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).unwrap();
+    }
 }
 
 /// Polls a condition that no event announces.

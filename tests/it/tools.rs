@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::{Mesh, TempDir, free_address};
@@ -98,11 +98,7 @@ fn pages_of_the_dead_are_shown_and_removed_only_when_asked() {
     // A living node keeps its page.
     let (_, all) = checks(&["--clean"]);
     assert!(path.exists(), "{all:#?}");
-    kill_process(
-        Pid::from_raw(child.id().cast_signed()).unwrap(),
-        Signal::STOP,
-    )
-    .unwrap();
+    child.signal(Signal::STOP);
     let (_, all) = checks(&["--clean"]);
     assert!(path.exists(), "a stopped one, too: {all:#?}");
     child.kill();

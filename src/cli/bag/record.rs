@@ -266,7 +266,8 @@ impl Recording {
 
     /// Takes what was sent before the signal came. It ends where nothing waits, or where publishers
     /// that go on are recorded past that moment; never by the clock alone, for this process may
-    /// have been kept waiting.
+    /// have been kept waiting. Nor because messages cannot be taken yet, unless it has slept for
+    /// them in vain.
     fn drain(
         &mut self,
         args: &RecordArgs,
@@ -275,16 +276,24 @@ impl Recording {
         let (start, start_ns) = (Instant::now(), monotonic_ns());
         let publishers = subscriber.stats().publishers as u64 + 1;
         let mut left = publishers * u64::from(args.depth);
-        while left > 0 {
-            match subscriber.try_recv() {
-                Ok(Some(sample)) => {
+        let mut naps = DRAIN_NAPS_MAX;
+        while left > 0 && naps > 0 {
+            let next = match subscriber.try_recv() {
+                Ok(None) if subscriber.has_unread() => subscriber.recv_blocking(TICK),
+                Ok(None) => break,
+                Ok(Some(sample)) => Ok(sample),
+                Err(error) => Err(error),
+            };
+            match next {
+                Ok(sample) => {
                     let is_later = sample.sent_ns().is_some_and(|sent_ns| sent_ns > start_ns);
                     self.take(&sample)?;
                     if is_later && start.elapsed() >= DRAIN_MAX {
                         break;
                     }
                 }
-                Ok(None) | Err(RecvError::Closed) => break,
+                Err(RecvError::Closed) => break,
+                Err(RecvError::Timeout { .. }) => naps -= 1,
                 Err(error) => self.warn(&error),
             }
             left -= 1;
@@ -560,3 +569,5 @@ const NAP_NS: u64 = 2_000_000;
 const NAP_DEPTH_MIN: u32 = 1_024;
 /// At the end publishers that go on are heard for so long at most.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
+/// Then so many ticks without one of the messages that wait.
+const DRAIN_NAPS_MAX: u32 = 10;

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
-use rustix::process::{Pid, kill_process};
 use serde_json::Value;
 
 pub(super) use rustix::process::Signal;
@@ -45,7 +44,7 @@ impl Tool {
     }
 
     pub(super) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        crate::support::signal(&self.child, signal);
     }
 
     pub(super) fn pid(&self) -> u32 {
