@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use shmesh::{Error, Node, Overflow, Raw, Transports};
+use shmesh::{Error, Node, Overflow, Raw};
 
 use crate::coordinator::Server;
 use crate::support::{Mesh, PATIENCE, Puppet, TempDir, eventually, is_intact, payload};
@@ -292,52 +292,6 @@ fn another_users_runtime_directory_is_refused() {
         .build_blocking()
         .unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error}");
-}
-
-#[test]
-fn a_process_of_another_user_gets_no_memory() {
-    let mesh = Mesh::start();
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: only root can play another user");
-        return;
-    }
-    let node = mesh
-        .builder("camera")
-        .transports(Transports::SharedMemory)
-        .build_blocking()
-        .unwrap();
-    let mut publisher = node.publisher::<Raw>("t").build().unwrap();
-    let binary = TempDir::new();
-    let copy = binary.path().join("stranger");
-    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(binary.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let role = Puppet::command();
-    let mut command = Command::new("setpriv");
-    command
-        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
-        .arg(&copy);
-    command.args(role.get_args()).env("SHMESH_TEST_ROLE", "1");
-    let mut stranger = Puppet::spawn(&mut command);
-    let order = format!(
-        "node stranger {} /tmp/shmesh-stranger-{}",
-        mesh.address,
-        node.id()
-    );
-    assert_eq!(stranger.ask(&order), "ok", "the coordinator has no users");
-    assert_eq!(stranger.ask("sub t keep 4 4"), "ok");
-    eventually("they know of each other", || !node.peers().is_empty());
-    let mut friend = mesh.child("friend");
-    assert_eq!(friend.ask("sub t keep 4 4"), "ok");
-    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
-    assert_eq!(
-        stranger.ask("drain"),
-        "received 0 lost 0 damaged 0 held 0 publishers 0"
-    );
-    assert_eq!(publisher.listener_count(), 1);
-    // Its pages are its own to remove: nobody else may.
-    assert_eq!(stranger.ask("close"), "ok");
-    let _ = std::fs::remove_dir_all(format!("/tmp/shmesh-stranger-{}", node.id()));
 }
 
 #[test]

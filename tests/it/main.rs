@@ -33,6 +33,7 @@ mod messaging;
 mod metrics;
 mod netns;
 mod network;
+mod other_user;
 mod patterns;
 mod priority;
 mod processes;
