@@ -137,7 +137,9 @@ impl NodeBuilder {
     }
 
     /// Talks to the coordinator and to nodes of other hosts inside TLS channels only, as they must
-    /// do, too. Needs the feature `tls`.
+    /// do, too. Needs the feature `tls`. Unless set: the files in the environment variables
+    /// `SHMESH_TLS_CERT`, `SHMESH_TLS_KEY` and `SHMESH_TLS_CA`, with `SHMESH_TLS_MUTUAL` (`1`) and
+    /// `SHMESH_TLS_SERVER_NAME`, else none.
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
         self

@@ -250,7 +250,7 @@ impl<'a> Launch<'a> {
         let child = ChildArgs::new(&node.command, self.args.grace);
         let child = child.placed(node.priority, &node.cpu, cwd);
         let mut command = child.to_command();
-        self.set_environment(&mut command, unit);
+        self.set_environment(&mut command, unit)?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         command.stdin(OwnedFd::from(theirs));
         let label = self.label(unit);
@@ -309,12 +309,12 @@ impl<'a> Launch<'a> {
     }
 
     /// The mesh and its key go to the processes by their environment, where others cannot see them.
-    fn set_environment(&self, command: &mut Command, unit: Unit) {
+    fn set_environment(&self, command: &mut Command, unit: Unit) -> std::io::Result<()> {
         let node = self.node(unit);
         if let Some(address) = &self.entrance.coordinator {
             command.env(COORDINATOR_VARIABLE, address);
         }
-        self.args.security.hand_on(command);
+        self.args.security.hand_on(command)?;
         if let Some(key) = &self.entrance.key {
             command.env_remove(AUTH_KEY_FILE_VARIABLE);
             command.env(AUTH_KEY_VARIABLE, key.0.as_str());
@@ -327,6 +327,7 @@ impl<'a> Launch<'a> {
                 None => command.env_remove(name),
             };
         }
+        Ok(())
     }
 
     fn order(&mut self, unit: Unit, order: u8) {
