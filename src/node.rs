@@ -7,7 +7,7 @@ mod subscribers;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock, Mutex, Weak};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use shmesh_shm::{BellPage, Counters, Fencing, Origin, Parker, StatusPage, register_membarrier};
@@ -95,7 +95,7 @@ impl NodeBuilder {
     }
 
     /// Starts a coordinator in this process if none answers at the address, so that a program
-    /// works with nothing else running.
+    /// works with nothing else running. At port 0 it takes a free one: [`Node::coordinator`].
     pub fn embedded_coordinator(mut self) -> Self {
         self.is_embedding = true;
         self
@@ -251,6 +251,7 @@ impl NodeBuilder {
             info,
             registry: Mutex::default(),
             order: Arc::default(),
+            coordinator: OnceLock::new(),
             view: View::default(),
             local: watch::Sender::new(Arc::default()),
             desk: Arc::default(),
@@ -337,6 +338,8 @@ pub(crate) struct NodeShared {
     pub(crate) registry: Mutex<Registry>,
     /// Of what its publishers send.
     order: Arc<Order>,
+    /// Where the coordinator is: known before anybody gets the node.
+    pub(crate) coordinator: OnceLock<String>,
     /// What the coordinator told, as far as it came.
     pub(crate) view: View,
     pub(crate) local: watch::Sender<Arc<HashMap<u32, Endpoint>>>,
@@ -352,6 +355,10 @@ pub(crate) struct NodeShared {
 }
 
 impl NodeShared {
+    pub(crate) fn coordinator(&self) -> &str {
+        self.coordinator.get().map_or("", String::as_str)
+    }
+
     pub(crate) fn command(&self, command: Command) {
         self.commands.push(command);
         self.commanded.notify_one();
@@ -494,7 +501,16 @@ impl Node {
         self.handle.shared.info.id
     }
 
-    /// The other nodes of the mesh, as far as the coordinator told: names and ids.
+    /// The address of the coordinator, as `host:port`: what [`NodeBuilder::coordinator`] was given;
+    /// of port 0 it is the one that an
+    /// [embedded coordinator](NodeBuilder::embedded_coordinator) took.
+    #[must_use]
+    pub fn coordinator(&self) -> &str {
+        self.handle.shared.coordinator()
+    }
+
+    /// The other nodes of the mesh, as far as the coordinator told: names and ids. The first node
+    /// of a process is built when it was told of all that were there; others share what it knows.
     #[must_use]
     pub fn peers(&self) -> Vec<(String, NodeId)> {
         self.handle.shared.view.with(|topology| {
