@@ -18,6 +18,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinSet;
 
 use super::child::{ChildArgs, KILL, LOOK, TERMINATE};
+use super::keeper::Keeper;
 use super::mesh::{Entrance, look};
 use super::output::{Printer, Style};
 use super::show::{end_json, end_text, quoted};
@@ -151,9 +152,8 @@ impl<'a> Launch<'a> {
     /// Until all is over. Gives the signal that ended it, if one did.
     async fn drive(&mut self) -> Result<Option<i32>, Failure> {
         let mut ended = signal(SignalKind::child())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hangup = signal(SignalKind::hangup())?;
+        let mut keeper = Keeper::new()?;
+        let mut has_keeper = true;
         let mut looks = tokio::time::interval(Duration::from_millis(LAUNCH_LOOK_MS));
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut joining = JoinSet::new();
@@ -190,24 +190,24 @@ impl<'a> Launch<'a> {
                 () = tokio::time::sleep_until(deadline.into()) => {
                     self.plan.advance(Instant::now());
                 }
-                _ = interrupt.recv() => self.stop(&mut stopped_by, Signal::INT),
-                _ = terminate.recv() => self.stop(&mut stopped_by, Signal::TERM),
-                _ = hangup.recv() => self.stop(&mut stopped_by, Signal::HUP),
+                told = keeper.recv(), if has_keeper => {
+                    has_keeper = told.is_some();
+                    if has_keeper || stopped_by.is_none() {
+                        self.stop(&mut stopped_by, told.unwrap_or(Signal::TERM.as_raw()));
+                    }
+                }
             }
         }
     }
 
-    fn stop(&mut self, stopped_by: &mut Option<i32>, signal: Signal) {
+    fn stop(&mut self, stopped_by: &mut Option<i32>, signal: i32) {
         let text = if stopped_by.is_some() {
             "killing all"
         } else {
-            "ending all, the last one first; once more kills them"
+            "ending all, each after those that may need it; once more kills"
         };
-        stopped_by.get_or_insert(signal.as_raw());
-        self.note(
-            &json!({"event": "stopping", "signal": signal.as_raw()}),
-            text,
-        );
+        stopped_by.get_or_insert(signal);
+        self.note(&json!({"event": "stopping", "signal": signal}), text);
         self.plan.stop(Instant::now());
     }
 
