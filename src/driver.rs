@@ -114,7 +114,7 @@ async fn run(shared: Arc<NodeShared>, config: DriverConfig, joined: Joined) {
 
 struct Driver<'a> {
     shared: &'a Arc<NodeShared>,
-    /// Where the coordinator is, and which run of it let us in.
+    /// Where the coordinator is, and which run of it let us in; 0 before one did.
     address: &'a str,
     epoch: u64,
     channels: Channels<'a>,
@@ -145,6 +145,11 @@ impl<'a> Driver<'a> {
         };
         let net = NetThread::new(shared, &config.network, &links);
         let mut tasks = JoinSet::new();
+        let address = match config.is_embedding {
+            true => embed(config, shared, &mut tasks).await,
+            false => config.address.clone(),
+        };
+        let address = shared.coordinator.get_or_init(|| address);
         let info = match listen(shared, config, &links, &net, &mut tasks).await {
             Ok(info) => info,
             Err(error) => {
@@ -152,11 +157,8 @@ impl<'a> Driver<'a> {
                 return None;
             }
         };
-        if config.is_embedding {
-            embed(config, shared, &mut tasks).await;
-        }
         let membership = MembershipConfig {
-            address: config.address.clone(),
+            address: address.clone(),
             info,
             credentials: config.credentials.clone(),
             desk: Arc::clone(&shared.desk),
@@ -165,7 +167,7 @@ impl<'a> Driver<'a> {
         tasks.spawn(maintain(membership, local, mesh_events, shutdown));
         let mut driver = Driver {
             shared,
-            address: &config.address,
+            address,
             epoch: 0,
             channels: Channels::new(shared),
             peers: Peers::new(shared, links, net),
@@ -207,16 +209,23 @@ impl<'a> Driver<'a> {
         }
     }
 
+    /// In the mesh, and it is known who else is.
+    fn enter(&mut self) {
+        if let Some(joined) = self.joined.take() {
+            let _ = joined.send(Ok(()));
+        }
+        self.connect();
+    }
+
     fn on_mesh(&mut self, event: MeshEvent, last_error: &mut Option<Error>) {
         match event {
             MeshEvent::Joined { epoch } => {
                 tracing::debug!(target: "shmesh::topology", epoch, "joined the mesh");
                 self.epoch = epoch;
-                match self.joined.take() {
-                    Some(joined) => {
-                        let _ = joined.send(Ok(()));
-                    }
-                    None => self.shared.counters.add(Counter::CoordinatorFoundAgain, 1),
+                if self.joined.is_none() {
+                    self.shared.counters.add(Counter::CoordinatorFoundAgain, 1);
+                } else if self.shared.view.share(self.address, epoch) {
+                    self.enter();
                 }
             }
             MeshEvent::Reset => self.incoming = Some(Topology::default()),
@@ -232,7 +241,7 @@ impl<'a> Driver<'a> {
                     let view = &self.shared.view;
                     view.begin(self.address, self.epoch, version, incoming);
                 }
-                self.connect();
+                self.enter();
             }
             MeshEvent::Dismissed => drop(self.tasks.spawn(dismissed(Arc::clone(self.shared)))),
             MeshEvent::Lost { error } => {
@@ -241,7 +250,8 @@ impl<'a> Driver<'a> {
                         target: "shmesh::topology",
                         %error, "coordinator lost; traffic goes on, trying again"
                     );
-                } else if !matches!(error, Error::CoordinatorUnreachable { .. }) {
+                } else if self.epoch == 0 && !matches!(error, Error::CoordinatorUnreachable { .. })
+                {
                     // It answers, but not to us: trying on would not change that.
                     self.give_up(Some(error), Duration::ZERO);
                     return;

@@ -73,6 +73,17 @@ impl View {
         look(lock(&self.known()).topology())
     }
 
+    /// Takes what another node of this process was told by the run `epoch` of the coordinator at
+    /// `address`, until our own snapshot comes. False if there is none.
+    pub(crate) fn share(&self, address: &str, epoch: u64) -> bool {
+        let known = Known::of(address, epoch);
+        let is_known = lock(&known).version.is_some();
+        if is_known {
+            *lock(&self.0) = known;
+        }
+        is_known
+    }
+
     /// A snapshot from the run `epoch` of the coordinator at `address` takes the place of what was
     /// known.
     pub(crate) fn begin(&self, address: &str, epoch: u64, version: u64, whole: Topology) {

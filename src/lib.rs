@@ -96,6 +96,8 @@ mod bounds;
 mod security;
 pub use link::auth::AuthKey;
 pub use security::{AUTH_KEY_FILE_VARIABLE, AUTH_KEY_VARIABLE, MESH_VARIABLE};
+pub use security::{TLS_CA_VARIABLE, TLS_CERT_VARIABLE, TLS_KEY_VARIABLE};
+pub use security::{TLS_MUTUAL_VARIABLE, TLS_SERVER_NAME_VARIABLE};
 
 pub mod tls;
 pub use tls::{Tls, TlsFiles};

@@ -260,6 +260,8 @@ pub const ECHO_DEPTH_DEFAULT: u32 = 64;
 pub const ECHO_BYTES: usize = 64 << 10;
 /// Messages that it prints before it looks for a signal.
 pub const ECHO_BATCH: u32 = 256;
+/// After a signal, what `mesh topic echo` has still to write waits so long for a reader.
+pub const LAST_OUTPUT_MS_MAX: u64 = 1_000;
 /// A tool that waits for publishers says so after so many milliseconds.
 pub const NOBODY_MS: u64 = 1_000;
 /// Types that a tool knows how to read at once.

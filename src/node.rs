@@ -7,7 +7,7 @@ mod subscribers;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock, Mutex, Weak};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use shmesh_shm::{BellPage, Counters, Fencing, Origin, Parker, StatusPage, register_membarrier};
@@ -95,7 +95,7 @@ impl NodeBuilder {
     }
 
     /// Starts a coordinator in this process if none answers at the address, so that a program
-    /// works with nothing else running.
+    /// works with nothing else running. At port 0 it takes a free one: [`Node::coordinator`].
     pub fn embedded_coordinator(mut self) -> Self {
         self.is_embedding = true;
         self
@@ -137,7 +137,9 @@ impl NodeBuilder {
     }
 
     /// Talks to the coordinator and to nodes of other hosts inside TLS channels only, as they must
-    /// do, too. Needs the feature `tls`.
+    /// do, too. Needs the feature `tls`. Unless set: the files in the environment variables
+    /// `SHMESH_TLS_CERT`, `SHMESH_TLS_KEY` and `SHMESH_TLS_CA`, with `SHMESH_TLS_MUTUAL` (`1`) and
+    /// `SHMESH_TLS_SERVER_NAME`, else none.
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
         self
@@ -249,6 +251,7 @@ impl NodeBuilder {
             info,
             registry: Mutex::default(),
             order: Arc::default(),
+            coordinator: OnceLock::new(),
             view: View::default(),
             local: watch::Sender::new(Arc::default()),
             desk: Arc::default(),
@@ -335,6 +338,8 @@ pub(crate) struct NodeShared {
     pub(crate) registry: Mutex<Registry>,
     /// Of what its publishers send.
     order: Arc<Order>,
+    /// Where the coordinator is: known before anybody gets the node.
+    pub(crate) coordinator: OnceLock<String>,
     /// What the coordinator told, as far as it came.
     pub(crate) view: View,
     pub(crate) local: watch::Sender<Arc<HashMap<u32, Endpoint>>>,
@@ -350,6 +355,10 @@ pub(crate) struct NodeShared {
 }
 
 impl NodeShared {
+    pub(crate) fn coordinator(&self) -> &str {
+        self.coordinator.get().map_or("", String::as_str)
+    }
+
     pub(crate) fn command(&self, command: Command) {
         self.commands.push(command);
         self.commanded.notify_one();
@@ -492,7 +501,16 @@ impl Node {
         self.handle.shared.info.id
     }
 
-    /// The other nodes of the mesh, as far as the coordinator told: names and ids.
+    /// The address of the coordinator, as `host:port`: what [`NodeBuilder::coordinator`] was given;
+    /// of port 0 it is the one that an
+    /// [embedded coordinator](NodeBuilder::embedded_coordinator) took.
+    #[must_use]
+    pub fn coordinator(&self) -> &str {
+        self.handle.shared.coordinator()
+    }
+
+    /// The other nodes of the mesh, as far as the coordinator told: names and ids. The first node
+    /// of a process is built when it was told of all that were there; others share what it knows.
     #[must_use]
     pub fn peers(&self) -> Vec<(String, NodeId)> {
         self.handle.shared.view.with(|topology| {

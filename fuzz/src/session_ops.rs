@@ -81,6 +81,7 @@ impl Link {
                 attach.depth != 0
                     && attach.depth <= DEPTH_MAX
                     && attach.held_max <= HELD_MAX
+                    && attach.history <= attach.depth
                     && !(attach.overwrites && is_waiting)
             }
             _ => true,

@@ -29,6 +29,7 @@ mod chunk;
 mod convert;
 mod file;
 mod format;
+mod parse;
 mod reader;
 mod recorder;
 mod remap;

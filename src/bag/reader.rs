@@ -7,12 +7,13 @@
 use std::io::Read;
 
 use lz4_flex::frame::FrameDecoder;
+use mcap::McapError;
 use mcap::records::{ChunkHeader, Record, op};
 use mcap::sans_io::{LinearReadEvent, LinearReader, LinearReaderOptions};
-use mcap::{McapError, parse_record};
 
 use super::channel::{Channel, SchemaRecord};
 use super::format::{MessageHead, RECORD_HEAD_BYTES, split_record};
+use super::parse::parse;
 use super::{BagError, LOSSES};
 use crate::limits::{BAG_CHANNELS_MAX, BAG_DEFINITIONS_BYTES_MAX, BAG_RECORD_BYTES_MAX};
 
@@ -76,7 +77,7 @@ pub(super) struct Definitions {
 impl Definitions {
     /// Takes note of a schema or a channel.
     pub(super) fn learn(&mut self, opcode: u8, body: &[u8]) -> Result<(), String> {
-        let record = parse_record(opcode, body).map_err(|error| error.to_string())?;
+        let record = parse(opcode, body)?;
         let id = match &record {
             Record::Schema { header, .. } => header.id,
             Record::Channel(channel) => channel.id,
@@ -376,7 +377,7 @@ pub(super) fn damaged(at: u64, reason: &str, is_fatal: bool) -> BagError {
 /// The records of a chunk, checked.
 fn unpack(data: &[u8], body: &mut Vec<u8>) -> Result<(), Spoiled> {
     let spoiled = |reason: &str| Spoiled::Damaged(reason.to_owned());
-    let parsed = parse_record(op::CHUNK, data).map_err(|error| spoiled(&error.to_string()))?;
+    let parsed = parse(op::CHUNK, data).map_err(Spoiled::Damaged)?;
     let Record::Chunk { header, data } = parsed else {
         return Err(spoiled("a chunk that is none"));
     };
@@ -405,8 +406,7 @@ fn inflate(header: &ChunkHeader, data: &[u8], body: &mut Vec<u8>) -> Result<(), 
 
 /// What is said of losses replaces what was said before.
 fn note_losses(data: &[u8], losses: &mut Vec<(String, String)>) -> Result<(), Spoiled> {
-    let parsed = parse_record(op::METADATA, data);
-    let parsed = parsed.map_err(|error| Spoiled::Damaged(error.to_string()))?;
+    let parsed = parse(op::METADATA, data).map_err(Spoiled::Damaged)?;
     if let Record::Metadata(metadata) = parsed
         && metadata.name == LOSSES
         && metadata.metadata.len() <= BAG_CHANNELS_MAX

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 
+use mcap::MAGIC;
 use mcap::records::{ChunkIndex, Footer, Record, Statistics, op};
-use mcap::{MAGIC, parse_record};
 
 use super::channel::Channel;
 use super::format::split_record;
+use super::parse::parse;
 use super::reader::{BagReader, Definitions, Ending, damaged};
 use super::{BagError, LOSSES};
 use crate::limits::BAG_DEFINITIONS_BYTES_MAX;
@@ -198,7 +199,7 @@ impl Index {
         if matches!(opcode, op::SCHEMA | op::CHANNEL) {
             return self.definitions.learn(opcode, body).map_err(wrong);
         }
-        match parse_record(opcode, body).map_err(|error| wrong(error.to_string()))? {
+        match parse(opcode, body).map_err(wrong)? {
             Record::Statistics(statistics) => self.statistics = Some(statistics),
             Record::ChunkIndex(ChunkIndex { compression, .. }) => self.compression = compression,
             Record::MetadataIndex(found) if found.name == LOSSES => {
@@ -219,7 +220,7 @@ fn summary_section<R: Read + Seek>(from: &mut R, len: u64) -> Result<Option<Vec<
     let Some((op::FOOTER, body, MAGIC)) = split_record(&end) else {
         return Ok(None);
     };
-    let Ok(Record::Footer(footer)) = parse_record(op::FOOTER, body) else {
+    let Ok(Record::Footer(footer)) = parse(op::FOOTER, body) else {
         return Ok(None);
     };
     let Footer {
@@ -256,7 +257,7 @@ fn read_losses<R: Read + Seek>(
     let Some((op::METADATA, body, _)) = split_record(&bytes) else {
         return Ok(Vec::new());
     };
-    match parse_record(op::METADATA, body) {
+    match parse(op::METADATA, body) {
         Ok(Record::Metadata(found)) => Ok(found.metadata.into_iter().collect()),
         _ => Ok(Vec::new()),
     }

@@ -1,10 +1,12 @@
 //! `mesh launch`: starts the nodes of a launch file together, and ends them together.
 //!
-//! What a file means is in `crate::launch`; here processes are started, and outlived: see
-//! [`child`] for why none is left, whatever is killed.
+//! What a file means is in `crate::launch`; here processes are started, and outlived. Three stand
+//! one above the other, so that none is left if any two are killed: the [`keeper`], which the user
+//! started, the launcher ([`driver`]), and a guard for each process ([`child`]).
 
 pub mod child;
 mod driver;
+mod keeper;
 mod mesh;
 mod output;
 mod show;
@@ -37,7 +39,7 @@ A launch file:
       command: [./detector]              a list needs no shell
       depends_on: {topic: image}
 
-Ctrl-C ends the nodes, the last one first; a second one kills them.
+Ctrl-C ends the nodes, each after those that may need it; a second one kills them.
 Exit codes: 0 all ended well, 1 one failed, 2 wrong usage or a wrong file, 130 after Ctrl-C,
 143 after SIGTERM, 129 after SIGHUP.")]
 pub struct LaunchArgs {
@@ -61,6 +63,9 @@ pub struct LaunchArgs {
     /// Say what happens in lines of JSON, what nodes print included
     #[arg(long)]
     pub json: bool,
+    /// Launch, as the child of the process that the user started
+    #[arg(long, hide = true)]
+    pub kept: bool,
     /// Which mesh, and its key.
     #[command(flatten)]
     pub security: SecurityArgs,
@@ -94,6 +99,9 @@ pub fn run(args: &LaunchArgs) -> Result<(), Failure> {
     let selection = Selection::new(&file, args, &host);
     if args.dry_run {
         return show::dry_run(&selection, args, &path);
+    }
+    if !args.kept {
+        return keeper::run(args.grace);
     }
     driver::run(&selection, args, &path)
 }

@@ -9,6 +9,7 @@ pub mod launch;
 pub mod man;
 pub mod metrics;
 pub mod node;
+mod output;
 mod pace;
 pub mod reach;
 mod reading;

@@ -56,7 +56,7 @@ enum Form {
     MsgPack,
     /// As hexadecimal digits.
     Bytes,
-    /// Not at all, and why.
+    /// As hexadecimal digits, with the encoding: what they mean is not known.
     Unknown(String),
 }
 
@@ -116,19 +116,17 @@ async fn form_of(node: &Node, ty: &TopicType) -> Form {
         Encoding::Raw => Form::Bytes,
         Encoding::Rkyv => {
             let name = type_text(ty);
-            let schema = match node.schema(ty).await {
-                Ok(Some(schema)) => schema,
-                Ok(None) => return Form::Unknown(format!("nobody says what {name} looks like")),
-                Err(error) => return Form::Unknown(format!("{name}: {error}")),
+            let why = match node.schema(ty).await.map(|schema| schema.map(Reader::new)) {
+                Ok(Some(Ok(reader))) => return Form::Archive(Box::new(reader)),
+                Ok(None) => format!("nobody says what {name} looks like"),
+                Ok(Some(Err(error))) => format!("{name}: {error}"),
+                Err(error) => format!("{name}: {error}"),
             };
-            match Reader::new(schema) {
-                Ok(reader) => Form::Archive(Box::new(reader)),
-                Err(error) => Form::Unknown(format!("{name}: {error}")),
-            }
+            eprintln!("mesh: {why}: its messages are shown as bytes");
+            Form::Unknown("rkyv".into())
         }
-        Encoding::Custom(_) | Encoding::Any => {
-            Form::Unknown(format!("{}: an encoding of its users' own", type_text(ty)))
-        }
+        Encoding::Custom(name) => Form::Unknown(name.clone()),
+        Encoding::Any => Form::Unknown("any".into()),
     }
 }
 
@@ -146,17 +144,28 @@ fn add(form: &Form, field: Option<&str>, bytes: &[u8], to: &mut Vec<u8>) -> Resu
             let value: Value = rmp_serde::from_slice(bytes).map_err(invalid)?;
             add_value(pick(&value, path.unwrap_or_default())?, to)
         }
-        (Form::Bytes, None) => {
-            to.push(b'"');
-            for byte in bytes {
-                write!(to, "{byte:02x}").map_err(invalid)?;
-            }
-            to.push(b'"');
+        (Form::Bytes, None) => add_digits(bytes, to),
+        (Form::Unknown(encoding), None) => {
+            to.extend_from_slice(b"{\"encoding\":");
+            serde_json::to_writer(&mut *to, encoding).map_err(invalid)?;
+            write!(to, ",\"len\":{},\"bytes\":", bytes.len()).map_err(invalid)?;
+            add_digits(bytes, to)?;
+            to.push(b'}');
             Ok(())
         }
-        (Form::Bytes, Some(_)) => Err(Unread::NoSuchField("bytes have no fields".into())),
-        (Form::Unknown(why), _) => Err(Unread::Message(why.clone())),
+        (Form::Bytes | Form::Unknown(_), Some(_)) => {
+            Err(Unread::NoSuchField("bytes have no fields".into()))
+        }
     }
+}
+
+fn add_digits(bytes: &[u8], to: &mut Vec<u8>) -> Result<(), Unread> {
+    to.push(b'"');
+    for byte in bytes {
+        write!(to, "{byte:02x}").map_err(invalid)?;
+    }
+    to.push(b'"');
+    Ok(())
 }
 
 fn invalid(error: impl std::fmt::Display) -> Unread {

@@ -7,8 +7,10 @@ use clap::Args;
 
 use super::Failure;
 use crate::link::handshake::Credentials;
-use crate::security::{AUTH_KEY_FILE_VARIABLE, AUTH_KEY_VARIABLE, MESH_VARIABLE};
+use crate::security::{AUTH_KEY_FILE_VARIABLE, AUTH_KEY_VARIABLE, MESH_VARIABLE, TLS_VARIABLES};
 use crate::{AuthKey, Coordinator, NodeBuilder, Tls, TlsFiles};
+use crate::{TLS_CA_VARIABLE, TLS_CERT_VARIABLE, TLS_KEY_VARIABLE};
+use crate::{TLS_MUTUAL_VARIABLE, TLS_SERVER_NAME_VARIABLE};
 
 /// Which mesh, and its key.
 #[derive(Args, Clone, Debug, Default)]
@@ -24,19 +26,20 @@ pub struct SecurityArgs {
     #[arg(long, value_name = "KEY", conflicts_with = "authkey_file")]
     pub authkey: Option<Secret>,
     /// Certificate of this end as PEM, with those between it and the authority: talk inside TLS
-    /// channels only. Needs a build with `--features tls`
+    /// channels only. Needs a build with `--features tls` [default: $SHMESH_TLS_CERT, else no TLS]
     #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"])]
     pub tls_cert: Option<PathBuf>,
-    /// Private key of that certificate
+    /// Private key of that certificate [default: $SHMESH_TLS_KEY]
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// Authority that other ends' certificates are checked against
+    /// Authority that other ends' certificates are checked against [default: $SHMESH_TLS_CA]
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_ca: Option<PathBuf>,
-    /// Demand a certificate of those who dial, too
+    /// Demand a certificate of those who dial, too [default: if $SHMESH_TLS_MUTUAL is 1]
     #[arg(long, requires = "tls_cert")]
     pub tls_mutual: bool,
-    /// Name that other ends' certificates must have [default: the host that was dialled]
+    /// Name that other ends' certificates must have [default: $SHMESH_TLS_SERVER_NAME, else the
+    /// host that was dialled]
     #[arg(long, value_name = "NAME", requires = "tls_cert")]
     pub tls_server_name: Option<String>,
 }
@@ -73,55 +76,48 @@ impl SecurityArgs {
         Ok(Some(AuthKey::from_text(key.0.as_bytes())?))
     }
 
-    fn tls(&self) -> Result<Option<Tls>, Failure> {
-        let files = (&self.tls_cert, &self.tls_key, &self.tls_ca);
-        let (Some(cert), Some(key), Some(ca)) = files else {
-            return Ok(None);
-        };
-        let files = TlsFiles {
-            cert: cert.clone(),
-            key: key.clone(),
-            ca: ca.clone(),
+    fn tls_files(&self) -> Option<TlsFiles> {
+        Some(TlsFiles {
+            cert: self.tls_cert.clone()?,
+            key: self.tls_key.clone()?,
+            ca: self.tls_ca.clone()?,
             is_mutual: self.tls_mutual,
             server_name: self.tls_server_name.clone(),
-        };
-        Ok(Some(Tls::from_files(&files)?))
+        })
     }
 
-    /// The TLS options, as they were given.
-    pub(crate) fn tls_args(&self) -> Vec<std::ffi::OsString> {
-        let mut args = Vec::new();
-        let paths = [
-            ("--tls-cert", &self.tls_cert),
-            ("--tls-key", &self.tls_key),
-            ("--tls-ca", &self.tls_ca),
-        ];
-        for (name, path) in paths {
-            if let Some(path) = path {
-                args.extend([name.into(), path.into()]);
-            }
-        }
-        if let Some(name) = &self.tls_server_name {
-            args.extend(["--tls-server-name".into(), name.into()]);
-        }
-        if self.tls_mutual {
-            args.push("--tls-mutual".into());
-        }
-        args
+    fn tls(&self) -> Result<Option<Tls>, Failure> {
+        let files = self.tls_files();
+        Ok(files.map(|files| Tls::from_files(&files)).transpose()?)
     }
 
     /// Hands them on to a process of ours, by its environment, where others cannot see them.
-    pub(crate) fn hand_on(&self, command: &mut Command) {
+    pub(crate) fn hand_on(&self, command: &mut Command) -> std::io::Result<()> {
         if let Some(mesh) = &self.mesh {
             command.env(MESH_VARIABLE, mesh);
         }
+        // It may run in another directory.
         if let Some(path) = &self.authkey_file {
-            command.env(AUTH_KEY_FILE_VARIABLE, path);
+            command.env(AUTH_KEY_FILE_VARIABLE, std::path::absolute(path)?);
         }
         if let Some(key) = &self.authkey {
             command.env_remove(AUTH_KEY_FILE_VARIABLE);
             command.env(AUTH_KEY_VARIABLE, &key.0);
         }
+        let Some(files) = self.tls_files() else {
+            return Ok(());
+        };
+        for name in TLS_VARIABLES {
+            command.env_remove(name);
+        }
+        command.env(TLS_CERT_VARIABLE, std::path::absolute(files.cert)?);
+        command.env(TLS_KEY_VARIABLE, std::path::absolute(files.key)?);
+        command.env(TLS_CA_VARIABLE, std::path::absolute(files.ca)?);
+        command.env(TLS_MUTUAL_VARIABLE, if files.is_mutual { "1" } else { "0" });
+        if let Some(name) = files.server_name {
+            command.env(TLS_SERVER_NAME_VARIABLE, name);
+        }
+        Ok(())
     }
 
     /// They, and what the environment says.

@@ -35,7 +35,7 @@ pub(super) async fn listen(
     if shared.transports == Transports::SharedMemory {
         return Ok(info);
     }
-    match open_door(&config.network, &config.address, links).await {
+    match open_door(&config.network, shared.coordinator(), links).await {
         Ok((door, addresses)) => {
             info.addresses = addresses;
             tasks.spawn(network::receive(door, Arc::clone(net)));
@@ -49,15 +49,19 @@ pub(super) async fn listen(
     Ok(info)
 }
 
-/// Starts a coordinator here, unless the address is taken, by another one most likely.
+/// Starts a coordinator here, unless the address is taken, by another one most likely. Gives the
+/// address where there is one now: of port 0 it is not the one that was asked for.
 pub(super) async fn embed(
     config: &DriverConfig,
     shared: &Arc<NodeShared>,
     tasks: &mut JoinSet<()>,
-) {
-    let address = &config.address;
-    match Coordinator::bind(address).await {
-        Ok(coordinator) => {
+) -> String {
+    let mut address = config.address.clone();
+    let bound = Coordinator::bind(&address).await;
+    match bound.and_then(|coordinator| Ok((coordinator.local_addr()?, coordinator))) {
+        Ok((listening, coordinator)) => {
+            let host = address.rsplit_once(':').map_or("", |(host, _)| host);
+            address = format!("{host}:{}", listening.port());
             let coordinator = coordinator.with_credentials(config.credentials.clone());
             tracing::info!(target: "shmesh::coordinator", address, "embedded coordinator");
             let mut shutdown = shared.shutdown.subscribe();
@@ -72,6 +76,7 @@ pub(super) async fn embed(
             target: "shmesh::coordinator", address, %error, "no embedded coordinator"
         ),
     }
+    address
 }
 
 async fn accept(listener: HostListener, links: LinkConfig) {

@@ -2,14 +2,17 @@
 //!
 //! Nodes are started in the order of the file, as rosy does it: the delays of one hold up those
 //! after it. A node that depends on others leaves that row: it waits by itself, and holds up
-//! nobody. Stopping goes the other way round, one node after the other, each told to end, and
-//! killed after the grace period.
+//! nobody. Stopping goes the other way round: each node is told to end when those that may need it
+//! have ended, and killed after the grace period.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use self::order::Order;
 use super::config::{Dependency, Restart};
 use crate::limits::{HEALTHY_MS, LAUNCH_KILL_MS_MAX, RESTART_MS_MAX, RESTART_MS_MIN};
+
+mod order;
 
 /// What the plan knows of a node of the launch file.
 #[derive(Clone, Debug, Default)]
@@ -120,6 +123,7 @@ pub(crate) struct Plan {
     turn_at: Instant,
     /// Nodes in the order in which they were first started.
     begun: Vec<usize>,
+    order: Order,
     grace: Duration,
     dice: u64,
     is_stopping: bool,
@@ -137,6 +141,7 @@ impl Plan {
         begin_at: Instant,
         now: Instant,
     ) -> Self {
+        let order = Order::new(&nodes);
         let nodes = nodes.into_iter().map(|plan| Node {
             phase: Phase::Ahead,
             processes: (0..plan.number).map(|_| Process::new()).collect(),
@@ -148,6 +153,7 @@ impl Plan {
             turn: 0,
             turn_at: begin_at,
             begun: Vec::new(),
+            order,
             grace,
             dice: seed | 1,
             is_stopping: false,
@@ -248,7 +254,7 @@ impl Plan {
         self.advance(now);
     }
 
-    /// Stops all: the last node first. The second time, kills what is left.
+    /// Stops all, who needs others before them. The second time, kills what is left.
     pub(crate) fn stop(&mut self, now: Instant) {
         if self.is_stopping {
             for (node, idx) in self.units() {
@@ -360,26 +366,31 @@ impl Plan {
         }
     }
 
-    /// Tells the node that was started last, of those that run, to end, unless one is about to.
+    /// Tells those to end that nobody needs any more, the last one first.
     fn stop_next(&mut self, now: Instant) {
-        while let Some(idx) = self.begun.last().copied() {
-            let mut is_ending = false;
-            for process in 0..self.nodes[idx].plan.number {
-                let unit = Unit {
-                    node: idx,
-                    idx: process,
-                };
-                if matches!(self.process(unit).state, State::Running { .. }) {
-                    let kill_at = now + self.grace;
-                    self.process(unit).state = State::Ending { kill_at };
-                    self.actions.push_back(Action::Terminate(unit));
-                }
-                is_ending |= self.process(unit).state != State::Over;
+        let mut left: Vec<usize> = Vec::new();
+        for idx in std::mem::take(&mut self.begun).into_iter().rev() {
+            if self.nodes[idx].is_over() {
+                continue;
             }
-            if is_ending {
-                return;
+            let is_needed = || left.iter().any(|later| self.order.may_need(*later, idx));
+            if self.nodes[idx].is_running() && !is_needed() {
+                self.terminate(idx, now);
             }
-            self.begun.pop();
+            left.push(idx);
+        }
+        left.reverse();
+        self.begun = left;
+    }
+
+    fn terminate(&mut self, node: usize, now: Instant) {
+        for idx in 0..self.nodes[node].plan.number {
+            let unit = Unit { node, idx };
+            if matches!(self.process(unit).state, State::Running { .. }) {
+                let kill_at = now + self.grace;
+                self.process(unit).state = State::Ending { kill_at };
+                self.actions.push_back(Action::Terminate(unit));
+            }
         }
     }
 
@@ -429,12 +440,17 @@ impl Node {
         matches!(self.phase, Phase::Waiting { .. })
     }
 
+    fn is_running(&self) -> bool {
+        let mut processes = self.processes.iter();
+        processes.any(|one| matches!(one.state, State::Running { .. }))
+    }
+
     /// Of a node that others wait for.
     fn condition(&self) -> &'static str {
-        let mut processes = self.processes.iter();
-        let is_running = processes.any(|one| matches!(one.state, State::Running { .. }));
         match (&self.phase, &self.last_end) {
-            (Phase::Begun, _) if is_running => ": its process runs, and joined under no such name",
+            (Phase::Begun, _) if self.is_running() => {
+                ": its process runs, and joined under no such name"
+            }
             (Phase::Begun, Some(End::NotStarted(_))) => ": it could not be started",
             (Phase::Begun, Some(End::Code(0))) => ": its process ended",
             (Phase::Begun, Some(_)) => ": its process failed",

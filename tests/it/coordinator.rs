@@ -139,6 +139,47 @@ fn an_embedded_coordinator_serves_where_none_answers() {
     publisher.wait_for_listener_blocking(PATIENCE).unwrap();
 }
 
+#[test]
+fn an_embedded_coordinator_takes_a_free_port_that_can_be_asked_for() {
+    let dir = TempDir::new();
+    let build = |name: &str, address: &str| {
+        let builder = Node::builder(name).coordinator(address);
+        let builder = builder.runtime_dir(dir.path()).without_signal_handling();
+        builder.embedded_coordinator().build_blocking().unwrap()
+    };
+    let (one, other) = (build("one", "localhost:0"), build("other", "127.0.0.1:0"));
+    let (host, port) = one.coordinator().rsplit_once(':').unwrap();
+    assert_eq!(host, "localhost");
+    assert_ne!(port, "0");
+    assert_ne!(one.coordinator(), other.coordinator());
+    let two = build("two", one.coordinator());
+    assert_eq!(two.coordinator(), one.coordinator());
+    assert_eq!(two.peers(), [("one".to_owned(), one.id())]);
+    let mut publisher = one.publisher::<Raw>("t").build().unwrap();
+    let _messages = two.subscriber::<Raw>("t").build().unwrap();
+    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+}
+
+#[test]
+fn who_is_built_knows_who_was_there() {
+    let mesh = Mesh::start();
+    let there = mesh.node("there");
+    let first = mesh.node("first");
+    eventually("all know of the first one", || there.peers().len() == 1);
+    let expected = [first.id(), there.id()];
+    // Nodes of one process share what they know; by another address they do as those of another.
+    let elsewhere = mesh.address.replace("127.0.0.1", "localhost");
+    for (address, of_whom) in [(&mesh.address, "this"), (&elsewhere, "another")] {
+        for _ in 0..10 {
+            let late = mesh.builder("late").coordinator(address);
+            let late = late.build_blocking().unwrap();
+            let known: Vec<_> = late.peers().into_iter().map(|(_, id)| id).collect();
+            let missing = expected.iter().find(|id| !known.contains(id));
+            assert_eq!(missing, None, "of {of_whom} process");
+        }
+    }
+}
+
 /// A connection by hand.
 struct Stranger(TcpStream);
 

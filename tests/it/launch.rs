@@ -10,6 +10,8 @@ use serde_json::Value;
 
 use crate::support::{PATIENCE, TempDir, eventually, free_address};
 
+mod ends;
+
 const MESH: &str = env!("CARGO_BIN_EXE_mesh");
 
 /// A launch in a process of its own, and its events.
@@ -314,130 +316,6 @@ nodes:
     }
     launch.signal(Signal::TERM);
     assert_eq!(launch.end(), Some(143));
-}
-
-#[test]
-fn ctrl_c_ends_all_backwards() {
-    let nodes = format!(
-        "  one: {{command: {GOOD}}}\n  two: {{command: {GOOD}}}\n  three: {{command: {PARENT}}}\n"
-    );
-    let file = format!("coordinator: {{port: 0}}\nnodes:\n{nodes}");
-    let mut launch = Launch::start_with(&file, &["--grace", "0.2"]);
-    for node in ["one", "two", "three"] {
-        launch.await_line(node, "ready");
-    }
-    launch.signal(Signal::INT);
-    let ended: Vec<Value> = (0..3)
-        .map(|_| launch.await_event("ended", "")["node"].clone())
-        .collect();
-    assert_eq!(ended, ["three", "two", "one"]);
-    assert_eq!(launch.end(), Some(130));
-    launch.assert_nobody_is_left();
-}
-
-#[test]
-fn ctrl_c_in_a_delay_starts_nothing_more() {
-    let mut launch = Launch::start(&format!(
-        "  one: {{command: {GOOD}}}\n  two: {{command: {GOOD}, pre_delay: 1000}}\n"
-    ));
-    launch.await_line("one", "ready");
-    launch.signal(Signal::INT);
-    assert_eq!(launch.end(), Some(130));
-    assert_eq!(launch.count("starting", "two"), 0);
-    launch.assert_nobody_is_left();
-}
-
-#[test]
-fn who_ignores_sigterm_is_killed_after_the_grace_period_or_at_the_second_signal() {
-    let nodes = format!("  one: {{command: {STUBBORN}}}\n");
-    for (grace, signals) in [("0.1", 1), ("1000", 2)] {
-        let file = format!("coordinator: {{port: 0}}\nnodes:\n{nodes}");
-        let mut launch = Launch::start_with(&file, &["--grace", grace]);
-        launch.await_line("one", "ready");
-        for _ in 0..signals {
-            launch.signal(Signal::INT);
-            launch.await_event("stopping", "");
-        }
-        let end = launch.await_event("ended", "one")["end"].clone();
-        assert_eq!(end["signal"], 9, "{end}");
-        assert_eq!(launch.end(), Some(130));
-        launch.assert_nobody_is_left();
-    }
-}
-
-#[test]
-fn what_a_process_leaves_behind_ends_with_it() {
-    let command = PARENT.replace(" ; wait", " ; sleep 0.2");
-    let file = format!("coordinator: {{port: 0}}\nnodes:\n  one: {{command: {command}}}\n");
-    let mut launch = Launch::start_with(&file, &["--grace", "0.2"]);
-    assert_eq!(launch.end(), Some(0));
-    launch.assert_nobody_is_left();
-}
-
-/// Whom a test kills.
-enum Victim {
-    Launcher,
-    Guards,
-    Both,
-}
-
-#[test]
-fn kill_9_of_launcher_or_guards_leaves_no_process() {
-    for victim in [Victim::Launcher, Victim::Guards] {
-        let mut launch = Launch::start_with(
-            &format!(
-                "coordinator: {{port: 0}}\nnodes:\n  one: {{command: {PARENT}, number: 2}}\n  \
-                 two: {{command: {STUBBORN}}}\n  three: {{command: {GOOD}, pre_delay: 1000}}\n"
-            ),
-            &["--grace", "0.2"],
-        );
-        for node in ["one-0", "one-1", "two"] {
-            launch.await_line(node, "ready");
-        }
-        kill(&launch, &victim);
-        if matches!(victim, Victim::Guards) {
-            for _ in 0..3 {
-                launch.await_event("ended", "");
-            }
-            launch.signal(Signal::INT);
-        }
-        launch.end();
-        launch.assert_nobody_is_left();
-    }
-}
-
-#[test]
-fn the_process_itself_outlives_not_even_both_being_killed() {
-    let mut launch = Launch::start(&format!("  one: {{command: {GOOD}}}\n"));
-    launch.await_line("one", "ready");
-    kill(&launch, &Victim::Both);
-    launch.end();
-    launch.assert_nobody_is_left();
-}
-
-fn kill(launch: &Launch, victim: &Victim) {
-    let (is_launcher, is_guard) = match victim {
-        Victim::Launcher => (true, false),
-        Victim::Guards => (false, true),
-        Victim::Both => (true, true),
-    };
-    let guards = launch.survivors();
-    let guards = guards
-        .iter()
-        .filter(|(_, command)| command.contains("launch-child"));
-    let guards: Vec<i32> = guards.map(|(pid, _)| *pid).collect();
-    assert!(!guards.is_empty());
-    let hit = |pid| kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
-    if is_launcher {
-        // Stopped first, so that it cannot do anything in between.
-        launch.signal(Signal::STOP);
-    }
-    if is_guard {
-        guards.into_iter().for_each(hit);
-    }
-    if is_launcher {
-        launch.signal(Signal::KILL);
-    }
 }
 
 #[test]

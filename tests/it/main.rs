@@ -14,6 +14,7 @@ mod coordinator;
 mod corpora;
 mod direct;
 mod draining;
+mod echo;
 mod events;
 mod faults;
 mod floods;

@@ -168,3 +168,62 @@ fn the_speedtest_runs_inside_tls_channels() {
     assert!(out.status.success(), "{said}");
     assert_eq!(String::from_utf8(out.stdout).unwrap().lines().count(), 3);
 }
+
+#[test]
+fn launched_nodes_join_inside_tls_channels_whatever_their_directory_is() {
+    let authority = Authority::new();
+    let mesh = env!("CARGO_BIN_EXE_mesh");
+    // It ends when the second one, which joins the mesh by its environment alone, has heard it.
+    let file = format!(
+        "coordinator: {{port: 0}}
+nodes:
+  talk: {{command: [{mesh}, topic, send, pose, '1', --json-topic], cwd: /}}
+  hear:
+    command: [{mesh}, topic, echo, pose, --count, '1']
+    depends_on: {{topic: pose}}
+"
+    );
+    std::fs::write(authority.dir.path().join("launch.yaml"), file).unwrap();
+    let out = Command::new(mesh)
+        .args(["launch", "--tls-cert", "cert.pem", "--tls-key", "key.pem"])
+        .args(["--tls-ca", "ca.pem", "--tls-mutual"])
+        .current_dir(authority.dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{said}");
+    let heard = String::from_utf8(out.stdout).unwrap();
+    assert_eq!(heard, "[hear  ] 1\n", "{said}");
+}
+
+#[test]
+fn variables_do_what_the_arguments_do() {
+    let authority = Authority::new();
+    let path = |name: &str| authority.dir.path().join(name);
+    let launch = |set: &[(&str, &str)]| {
+        let file = path("launch.yaml");
+        let mesh = env!("CARGO_BIN_EXE_mesh");
+        let nodes = format!("nodes: {{look: {{command: [{mesh}, node, list]}}}}");
+        std::fs::write(&file, format!("coordinator: {{port: 0}}\n{nodes}")).unwrap();
+        let mut command = Command::new(mesh);
+        command.args(["launch", "--json"]).arg(file);
+        for (name, value) in set {
+            command.env(name, path(value));
+        }
+        let out = command.output().unwrap();
+        (
+            out.status.code(),
+            String::from_utf8_lossy(&out.stderr).into_owned(),
+        )
+    };
+    let files = [
+        (shmesh::TLS_CERT_VARIABLE, "cert.pem"),
+        (shmesh::TLS_KEY_VARIABLE, "key.pem"),
+        (shmesh::TLS_CA_VARIABLE, "ca.pem"),
+    ];
+    let (code, said) = launch(&files);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = launch(&files[..2]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("SHMESH_TLS_CA is not set"), "{said}");
+}

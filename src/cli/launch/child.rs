@@ -247,7 +247,7 @@ fn spawn(args: &ChildArgs) -> Result<(Pid, UnixStream), Failure> {
     Ok((Pid::from_child(&child), stream(ours.into())?))
 }
 
-fn stream(socket: OwnedFd) -> std::io::Result<UnixStream> {
+pub(super) fn stream(socket: OwnedFd) -> std::io::Result<UnixStream> {
     let socket = std::os::unix::net::UnixStream::from(socket);
     socket.set_nonblocking(true)?;
     UnixStream::from_std(socket)

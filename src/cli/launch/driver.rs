@@ -18,6 +18,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinSet;
 
 use super::child::{ChildArgs, KILL, LOOK, TERMINATE};
+use super::keeper::Keeper;
 use super::mesh::{Entrance, look};
 use super::output::{Printer, Style};
 use super::show::{end_json, end_text, quoted};
@@ -151,9 +152,8 @@ impl<'a> Launch<'a> {
     /// Until all is over. Gives the signal that ended it, if one did.
     async fn drive(&mut self) -> Result<Option<i32>, Failure> {
         let mut ended = signal(SignalKind::child())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hangup = signal(SignalKind::hangup())?;
+        let mut keeper = Keeper::new()?;
+        let mut has_keeper = true;
         let mut looks = tokio::time::interval(Duration::from_millis(LAUNCH_LOOK_MS));
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut joining = JoinSet::new();
@@ -190,24 +190,24 @@ impl<'a> Launch<'a> {
                 () = tokio::time::sleep_until(deadline.into()) => {
                     self.plan.advance(Instant::now());
                 }
-                _ = interrupt.recv() => self.stop(&mut stopped_by, Signal::INT),
-                _ = terminate.recv() => self.stop(&mut stopped_by, Signal::TERM),
-                _ = hangup.recv() => self.stop(&mut stopped_by, Signal::HUP),
+                told = keeper.recv(), if has_keeper => {
+                    has_keeper = told.is_some();
+                    if has_keeper || stopped_by.is_none() {
+                        self.stop(&mut stopped_by, told.unwrap_or(Signal::TERM.as_raw()));
+                    }
+                }
             }
         }
     }
 
-    fn stop(&mut self, stopped_by: &mut Option<i32>, signal: Signal) {
+    fn stop(&mut self, stopped_by: &mut Option<i32>, signal: i32) {
         let text = if stopped_by.is_some() {
             "killing all"
         } else {
-            "ending all, the last one first; once more kills them"
+            "ending all, each after those that may need it; once more kills"
         };
-        stopped_by.get_or_insert(signal.as_raw());
-        self.note(
-            &json!({"event": "stopping", "signal": signal.as_raw()}),
-            text,
-        );
+        stopped_by.get_or_insert(signal);
+        self.note(&json!({"event": "stopping", "signal": signal}), text);
         self.plan.stop(Instant::now());
     }
 
@@ -250,7 +250,7 @@ impl<'a> Launch<'a> {
         let child = ChildArgs::new(&node.command, self.args.grace);
         let child = child.placed(node.priority, &node.cpu, cwd);
         let mut command = child.to_command();
-        self.set_environment(&mut command, unit);
+        self.set_environment(&mut command, unit)?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         command.stdin(OwnedFd::from(theirs));
         let label = self.label(unit);
@@ -309,12 +309,12 @@ impl<'a> Launch<'a> {
     }
 
     /// The mesh and its key go to the processes by their environment, where others cannot see them.
-    fn set_environment(&self, command: &mut Command, unit: Unit) {
+    fn set_environment(&self, command: &mut Command, unit: Unit) -> std::io::Result<()> {
         let node = self.node(unit);
         if let Some(address) = &self.entrance.coordinator {
             command.env(COORDINATOR_VARIABLE, address);
         }
-        self.args.security.hand_on(command);
+        self.args.security.hand_on(command)?;
         if let Some(key) = &self.entrance.key {
             command.env_remove(AUTH_KEY_FILE_VARIABLE);
             command.env(AUTH_KEY_VARIABLE, key.0.as_str());
@@ -327,6 +327,7 @@ impl<'a> Launch<'a> {
                 None => command.env_remove(name),
             };
         }
+        Ok(())
     }
 
     fn order(&mut self, unit: Unit, order: u8) {

@@ -49,8 +49,7 @@ fn measure(args: &RunArgs, address: &str) -> Result<(), Failure> {
         .args(speedtest_verb())
         .args(["recv", "--until-eof", "--coordinator", address]);
     receiver.args(["--topic", &args.common.topic]);
-    args.common.security.hand_on(&mut receiver);
-    receiver.args(args.common.security.tls_args());
+    args.common.security.hand_on(&mut receiver)?;
     let _receiver = Owned(
         receiver
             .stdin(Stdio::piped())
@@ -62,7 +61,7 @@ fn measure(args: &RunArgs, address: &str) -> Result<(), Failure> {
         .args(speedtest_verb())
         .args(["send", "--until-eof", "--coordinator", address]);
     sender.args(choices(args)).stdin(Stdio::piped());
-    args.common.security.hand_on(&mut sender);
+    args.common.security.hand_on(&mut sender)?;
     let mut sender = Owned(sender.spawn()?);
     // Ours until it is through: `wait` would close it first.
     let _stdin = sender.0.stdin.take();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::cli::output::Output;
 use crate::cli::reach::ReachArgs;
 use crate::cli::reading::{Reading, Unread, Wish};
 use crate::cli::signals::Ends;
@@ -28,9 +29,10 @@ Examples:
   mesh topic echo imu --json | jq 'select(.lost > 0)'
 
 Reads JSON and MessagePack topics, and those of archives whose nodes say what they look like; raw
-bytes are hexadecimal digits. With --json each line has the topic, the publisher's name, the number
+bytes are hexadecimal digits, and what else cannot be read comes as its encoding, length and bytes
+in such digits. With --json each line has the topic, the publisher's name, the number
 of the message, when it was sent, how many were lost before it, and the message as `data`. Waits
-while nobody sends. Ends at Ctrl-C, or after --count messages.
+while nobody sends. Ends at Ctrl-C, or after --count messages; who does not read then has a second.
 Exit codes: 0 success, 1 no coordinator, 2 no such field, or wrong usage.")]
 pub struct EchoArgs {
     /// Names of topics, or patterns of names
@@ -82,10 +84,17 @@ async fn follow(args: &EchoArgs) -> Result<(), Failure> {
         reading: Reading::new(&node, wish),
         is_named: args.topics.len() > 1 || is_pattern(&args.topics[0]),
         out: Vec::with_capacity(2 * ECHO_BYTES),
+        output: Output::new(),
         count: 0,
     };
     let echoed = echo.run(&mut topics, &mut ends).await;
-    echo.flush()?;
+    echo.flush(&mut ends).await?;
+    if !echo.out.is_empty() {
+        eprintln!(
+            "mesh: {} bytes were not written: nobody read them",
+            echo.out.len()
+        );
+    }
     let lost = topics.stats().lost;
     if lost > 0 {
         eprintln!("mesh: {lost} messages were lost: they came faster than they could be printed");
@@ -100,6 +109,7 @@ struct Echo<'a> {
     is_named: bool,
     /// What is not written yet.
     out: Vec<u8>,
+    output: Output,
     count: u64,
 }
 
@@ -111,17 +121,17 @@ impl Echo<'_> {
     ) -> Result<(), Failure> {
         let mut nobody = std::pin::pin!(tokio::time::sleep(Duration::from_millis(NOBODY_MS)));
         let mut is_patient = true;
-        while !self.is_done() {
+        while !self.is_over() {
             let mut batch = 0;
             while batch < ECHO_BATCH
-                && !self.is_done()
+                && !self.is_over()
                 && let Some(sample) = topics.try_recv()?
             {
-                self.print(&sample).await?;
+                self.print(&sample, ends).await?;
                 batch += 1;
             }
             if batch < ECHO_BATCH {
-                self.flush()?;
+                self.flush(ends).await?;
             }
             if batch == ECHO_BATCH {
                 // Signals are looked for while it waits.
@@ -129,7 +139,7 @@ impl Echo<'_> {
             }
             tokio::select! {
                 biased;
-                () = ends.recv() => return Ok(()),
+                () = ends.recv() => self.output.end(),
                 () = &mut nobody, if is_patient => {
                     is_patient = false;
                     if self.count == 0 && topics.stats().publishers == 0 {
@@ -137,18 +147,18 @@ impl Echo<'_> {
                         eprintln!("mesh: nobody sends to {names} yet: waiting");
                     }
                 }
-                sample = topics.recv(), if !self.is_done() => self.print(&sample?).await?,
+                sample = topics.recv(), if !self.is_over() => self.print(&sample?, ends).await?,
                 else => {}
             }
         }
         Ok(())
     }
 
-    fn is_done(&self) -> bool {
-        self.args.count.is_some_and(|count| self.count >= count)
+    fn is_over(&self) -> bool {
+        self.output.is_ending() || self.args.count.is_some_and(|count| self.count >= count)
     }
 
-    async fn print(&mut self, sample: &Sample<Untyped>) -> Result<(), Failure> {
+    async fn print(&mut self, sample: &Sample<Untyped>, ends: &mut Ends) -> Result<(), Failure> {
         self.count += 1;
         let start = self.out.len();
         self.begin(sample)?;
@@ -174,7 +184,7 @@ impl Echo<'_> {
         self.out
             .extend_from_slice(if self.args.json { b"}\n" } else { b"\n" });
         if self.out.len() >= ECHO_BYTES {
-            self.flush()?;
+            self.flush(ends).await?;
         }
         Ok(())
     }
@@ -201,19 +211,9 @@ impl Echo<'_> {
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<(), Failure> {
-        if !self.out.is_empty() {
-            // Not by `Stdout`, which would look for ends of lines.
-            let mut rest = &self.out[..];
-            while !rest.is_empty() {
-                match rustix::io::write(rustix::stdio::stdout(), rest) {
-                    Ok(written) => rest = &rest[written..],
-                    Err(rustix::io::Errno::INTR) => {}
-                    Err(error) => return Err(std::io::Error::from(error).into()),
-                }
-            }
-            self.out.clear();
-        }
+    async fn flush(&mut self, ends: &mut Ends) -> Result<(), Failure> {
+        let written = self.output.write(&self.out, ends).await?;
+        self.out.drain(..written);
         Ok(())
     }
 }

@@ -108,13 +108,18 @@ fn all_that_ended_well_is_success_and_a_failure_is_not() {
     }
 }
 
+/// That there is a publisher is known, but not who it is.
+fn on_topic(name: &str) -> Dependency {
+    Dependency::Topic(name.to_owned())
+}
+
 #[test]
-fn stopping_goes_backwards_and_one_after_the_other() {
+fn who_needs_nobody_ends_at_once_the_last_one_first() {
     let mut launch = Launch::new(vec![node("a"), node("b"), node("c")]);
     launch.actions();
     assert_eq!(launch.end(1, End::Code(0)), "");
-    assert_eq!(launch.stop(), "-c0");
-    assert_eq!(launch.end(2, End::Signal(15)), "-a0");
+    assert_eq!(launch.stop(), "-c0 -a0");
+    launch.end(2, End::Signal(15));
     assert!(!launch.plan.is_over());
     launch.end(0, End::Code(1));
     assert!(launch.plan.is_over());
@@ -122,8 +127,112 @@ fn stopping_goes_backwards_and_one_after_the_other() {
 }
 
 #[test]
+fn who_is_needed_ends_when_those_who_may_need_it_have() {
+    let needing = |name: &str, depends_on: Vec<Dependency>| NodePlan {
+        depends_on,
+        ..node(name)
+    };
+    let mut launch = Launch::new(vec![
+        node("a"),
+        NodePlan {
+            number: 2,
+            ..needing("b", vec![on("a")])
+        },
+        needing("c", vec![on("b")]),
+        needing("d", vec![on("a")]),
+        node("e"),
+    ]);
+    assert_eq!(launch.actions(), "+a0 +e0");
+    launch.plan.found(&[on("a"), on("b")], launch.now);
+    assert_eq!(launch.actions(), "+b0 +b1 +c0 +d0");
+    assert_eq!(launch.stop(), "-d0 -c0 -e0");
+    assert_eq!(launch.end(3, End::Code(0)), "");
+    assert_eq!(launch.end(2, End::Code(0)), "-b0 -b1");
+    assert_eq!(launch.end(4, End::Code(0)), "");
+    assert_eq!(launch.end(1, End::Code(0)), "", "one of two");
+    let unit = Unit { node: 1, idx: 1 };
+    launch.plan.ended(unit, End::Code(0), launch.now);
+    assert_eq!(launch.actions(), "-a0");
+}
+
+#[test]
+fn who_needs_a_topic_may_need_all_that_were_begun_before_it() {
+    let mut launch = Launch::new(vec![
+        node("a"),
+        NodePlan {
+            depends_on: vec![on_topic("image")],
+            ..node("b")
+        },
+        NodePlan {
+            depends_on: vec![on("no such entry")],
+            ..node("c")
+        },
+    ]);
+    assert_eq!(launch.actions(), "+a0");
+    launch.plan.found(&[on_topic("image")], launch.now);
+    assert_eq!(launch.actions(), "+b0");
+    launch.plan.found(&[on("no such entry")], launch.now);
+    assert_eq!(launch.actions(), "+c0");
+    assert_eq!(launch.stop(), "-c0");
+    assert_eq!(launch.end(2, End::Code(0)), "-b0");
+    assert_eq!(launch.end(1, End::Code(0)), "-a0");
+}
+
+#[test]
+fn a_delay_between_nodes_says_that_one_needs_the_other() {
+    let mut launch = Launch::new(vec![
+        node("a"),
+        NodePlan {
+            post_delay: Duration::from_secs(1),
+            ..node("b")
+        },
+        node("c"),
+        NodePlan {
+            pre_delay: Duration::from_secs(1),
+            ..node("d")
+        },
+    ]);
+    assert_eq!(launch.actions(), "+a0 +b0");
+    assert_eq!(launch.after(1000), "+c0");
+    assert_eq!(launch.after(1000), "+d0");
+    assert_eq!(launch.stop(), "-d0");
+    assert_eq!(launch.end(3, End::Code(0)), "-c0");
+    assert_eq!(launch.end(2, End::Code(0)), "-b0 -a0");
+}
+
+#[test]
+fn stopping_takes_as_long_as_nodes_need_each_other_not_as_there_are_nodes() {
+    let mut nodes: Vec<NodePlan> = (0..100).map(|idx| node(&format!("n{idx}"))).collect();
+    nodes.push(NodePlan {
+        depends_on: vec![on("n0")],
+        ..node("last")
+    });
+    let mut launch = Launch::new(nodes);
+    launch.plan.found(&[on("n0")], launch.now);
+    launch.actions();
+    let began = launch.now;
+    launch.stop();
+    // Nobody ends before it is killed, and then at once.
+    while !launch.plan.is_over() {
+        launch.now = launch.plan.deadline().expect("a deadline");
+        launch.plan.advance(launch.now);
+        while let Some(action) = launch.plan.poll() {
+            if let Action::Kill(unit) = action {
+                launch.plan.ended(unit, End::Signal(9), launch.now);
+            }
+        }
+    }
+    assert_eq!(launch.now - began, 2 * GRACE);
+}
+
+#[test]
 fn who_does_not_end_is_killed_and_who_cannot_be_is_left() {
-    let mut launch = Launch::new(vec![node("a"), node("b")]);
+    let needing = NodePlan {
+        depends_on: vec![on("a")],
+        ..node("b")
+    };
+    let mut launch = Launch::new(vec![node("a"), needing]);
+    launch.plan.found(&[on("a")], launch.now);
     launch.actions();
     assert_eq!(launch.stop(), "-b0");
     assert_eq!(launch.after(5000), "!b0");
@@ -136,7 +245,7 @@ fn who_does_not_end_is_killed_and_who_cannot_be_is_left() {
 fn the_second_signal_kills_all() {
     let mut launch = Launch::new(vec![node("a"), node("b")]);
     launch.actions();
-    assert_eq!(launch.stop(), "-b0");
+    assert_eq!(launch.stop(), "-b0 -a0");
     assert_eq!(launch.stop(), "!a0 !b0");
     launch.end(0, End::Signal(9));
     launch.end(1, End::Signal(9));
@@ -300,9 +409,16 @@ fn whatever_happens_what_was_started_is_ended_or_left_and_nothing_is_started_aft
                 }
             }
             while let Some(action) = launch.plan.poll() {
-                if let Action::Start(unit) = action {
-                    prop_assert!(!is_stopped, "{unit:?} after a stop");
-                    prop_assert!(alive.insert(unit), "{unit:?} twice");
+                match action {
+                    Action::Start(unit) => {
+                        prop_assert!(!is_stopped, "{unit:?} after a stop");
+                        prop_assert!(alive.insert(unit), "{unit:?} twice");
+                    }
+                    // The fourth depends on the second.
+                    Action::Terminate(unit) if unit.node == 1 => {
+                        prop_assert!(alive.iter().all(|unit| unit.node != 3), "{alive:?}");
+                    }
+                    _ => {}
                 }
             }
         }
