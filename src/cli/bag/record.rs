@@ -51,7 +51,7 @@ pub struct RecordArgs {
     /// All topics
     #[arg(short, long, conflicts_with = "topics")]
     pub all: bool,
-    /// File to write, with or without .mcap [default: record_DATE-TIME.mcap, in UTC]
+    /// File to write, with or without .mcap [default: record_DATE-TIME.mcap, in local time]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Write over files that are there
