@@ -1,5 +1,6 @@
 //! `mesh bag` against a real mesh: what was sent is recorded, said and sent again.
 
+mod explained;
 mod faults;
 mod names;
 mod tool;

@@ -12,7 +12,7 @@ use crate::support::{Mesh, PATIENCE, TempDir, free_address, payload};
 /// A file system of so many bytes; it goes with the process that sees it.
 const TMPFS: &str = "mount -t tmpfs -o size=$0 tmpfs \"$1\" && shift && exec \"$@\"";
 
-fn can_mount() -> bool {
+pub(super) fn can_mount() -> bool {
     let probe = ["-m", "mount", "-t", "tmpfs", "tmpfs", "/tmp"];
     let output = Command::new("unshare").args(probe).output();
     output.is_ok_and(|output| output.status.success())
