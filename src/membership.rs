@@ -250,7 +250,7 @@ async fn take_part(
                     return Ok(());
                 }
                 let current = local.borrow_and_update().clone();
-                for (hash, schema) in said.announcements(current.values()) {
+                for (hash, schema) in said.announcements(&config.desk, current.values()) {
                     send(&mut writer, &FromNode::Schema { hash, schema }).await?;
                 }
                 tell(&mut writer, config, &told, &current).await?;

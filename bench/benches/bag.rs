@@ -13,9 +13,13 @@
     clippy::cast_sign_loss
 )]
 
-use std::io::{BufRead as _, BufReader, Cursor};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Cursor, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -29,6 +33,8 @@ use shmesh_shm::monotonic_ns;
 
 const ADDRESS: &str = "127.0.0.1:7693";
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Another file of a recording is begun before one is larger.
+const FILE_BYTES: usize = 200_000_000;
 
 fn mesh() -> PathBuf {
     let own = std::env::current_exe().unwrap();
@@ -91,9 +97,92 @@ fn publisher(node: &Node, topic: &str) -> Publisher<Raw> {
     publisher
 }
 
-/// Messages of `size` bytes at a steady pace: in bursts of a millisecond, as sensors come.
-fn record(node: &Node, file: &Path, size: usize, per_s: u64, seconds: u64) {
-    let mut recorder = Tool::start(&["record", "t", "--overwrite", "-o", file.to_str().unwrap()]);
+/// The files of a recording, of which those that are whole are removed while it goes on: so it may
+/// last, and memory is that which was used before. Memory that a virtual machine never had costs
+/// the first to write there more than all else.
+struct Files {
+    first: PathBuf,
+    is_over: Arc<AtomicBool>,
+    remover: JoinHandle<()>,
+}
+
+impl Files {
+    fn new(first: &Path) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (over, path) = (Arc::clone(&is_over), first.to_owned());
+        let remover = std::thread::spawn(move || {
+            let mut number = 0;
+            loop {
+                let is_over = over.load(Ordering::Relaxed);
+                while numbered(&path, number + u32::from(!is_over)).exists() {
+                    std::fs::remove_file(numbered(&path, number)).unwrap();
+                    number += 1;
+                }
+                if is_over {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        Self {
+            first: first.to_owned(),
+            is_over,
+            remover,
+        }
+    }
+
+    fn end(self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.remover.join().unwrap();
+        assert!(!self.first.exists());
+    }
+}
+
+/// Of a recording, as the recorder names them.
+fn numbered(first: &Path, number: u32) -> PathBuf {
+    match number {
+        0 => first.to_owned(),
+        number => {
+            let stem = first.file_stem().unwrap().to_str().unwrap();
+            first.with_file_name(format!("{stem}_{number}.mcap"))
+        }
+    }
+}
+
+/// What the disk takes: blocks of `size` bytes, written one by one to such files; GB/s.
+fn bare_writes(first: &Path, size: usize, seconds: u64) -> f64 {
+    let files = Files::new(first);
+    let block = vec![7; size];
+    let (begin, mut written) = (Instant::now(), 0);
+    let mut number = 0;
+    while begin.elapsed().as_secs() < seconds {
+        let mut file = File::create(numbered(first, number)).unwrap();
+        for _ in 0..FILE_BYTES / size {
+            file.write_all(&block).unwrap();
+            written += size;
+        }
+        number += 1;
+    }
+    let gb_s = written as f64 / begin.elapsed().as_nanos() as f64;
+    files.end();
+    gb_s
+}
+
+/// Messages of `size` bytes at a steady pace: in bursts of a millisecond, as sensors come. GB/s.
+fn record(node: &Node, file: &Path, size: usize, per_s: u64, seconds: u64) -> f64 {
+    let files = Files::new(file);
+    let split = FILE_BYTES.to_string();
+    let path = file.to_str().unwrap();
+    let args = [
+        "record",
+        "t",
+        "--overwrite",
+        "--split-size",
+        &split,
+        "-o",
+        path,
+    ];
+    let mut recorder = Tool::start(&args);
     recorder.event();
     let mut publisher = publisher(node, "t");
     let bytes = vec![7; size];
@@ -113,16 +202,18 @@ fn record(node: &Node, file: &Path, size: usize, per_s: u64, seconds: u64) {
     let cpu_s = recorder.cpu_s() - cpu_s;
     let end = recorder.end();
     let recorded = end["messages"].as_u64().unwrap();
+    let gb_s = recorded as f64 * size as f64 / took_s / 1e9;
     println!(
         "record {size:>8} B at {:>7.0}/s for {took_s:.1} s: {recorded} recorded, {} lost, {:.2} \
          GB/s, {:.0} % of a core; slowest publish {} us",
         per_s,
         end["lost"],
-        recorded as f64 * size as f64 / took_s / 1e9,
+        gb_s,
         100.0 * cpu_s / took_s,
         slowest_ns / 1_000,
     );
-    let _ = std::fs::remove_file(file);
+    files.end();
+    gb_s
 }
 
 fn quantiles(mut late_ns: Vec<u64>) -> [u64; 3] {
@@ -261,8 +352,11 @@ fn main() {
     let file = PathBuf::from(format!("/dev/shm/shmesh-bench-{}.mcap", std::process::id()));
     record(&node, &file, 64, 100_000, 5);
     record(&node, &file, 1_000, 100_000, 5);
+    let bare_gb_s = bare_writes(&file, 1_000_000, 4);
+    println!("a bare write of 1000000 B there, again and again: {bare_gb_s:.2} GB/s");
     for per_s in [1_000, 1_500, 2_000] {
-        record(&node, &file, 1_000_000, per_s, 4);
+        let gb_s = record(&node, &file, 1_000_000, per_s, 10);
+        println!("    {:.2} of the bare writes", gb_s / bare_gb_s);
     }
     play(&node, &file);
     writers(64, 1_000_000);

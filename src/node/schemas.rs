@@ -1,15 +1,35 @@
-//! What other nodes said of their types.
+//! What nodes say of their types.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Node;
 use crate::error::Error;
-use crate::limits::SCHEMA_MS_MAX;
+use crate::limits::{SCHEMA_MS_MAX, SCHEMAS_PER_NODE_MAX};
 use crate::schema::{Asked, Schema};
 use crate::topology::TopicType;
 
 impl Node {
+    /// Lets the node explain messages of a type that this program was not compiled with, but sends:
+    /// those of a recording, or of another mesh. It is announced with publishers of its type
+    /// ([`PublisherBuilder::ty`](crate::PublisherBuilder::ty)) that are made after this.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`] for more than 256.
+    pub fn add_schema(&self, schema: Arc<Schema>) -> Result<(), Error> {
+        if self.shared().desk.add(schema) {
+            return Ok(());
+        }
+        let max = SCHEMAS_PER_NODE_MAX as u64;
+        let (what, found) = ("schemas of the node", max + 1);
+        Err(Error::OutOfBounds {
+            what,
+            found,
+            min: 0,
+            max,
+        })
+    }
+
     /// What the messages of a topic type look like, for those who were not compiled with it: of
     /// this program's own types at once, of others from the coordinator, which some node told when
     /// it announced an endpoint of this type. Nothing if no such node is there any more, or the

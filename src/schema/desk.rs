@@ -33,6 +33,8 @@ struct State {
     new: HashSet<u64>,
     /// What was told, so that it is not asked for again.
     told: HashMap<u64, Arc<Schema>>,
+    /// Those of types that this program has not, but sends.
+    added: HashMap<u64, Arc<Schema>>,
 }
 
 /// What was said on one connection.
@@ -51,7 +53,7 @@ impl Desk {
         if ty.encoding != Encoding::Rkyv {
             return Asked::Known(None);
         }
-        if let Some(schema) = known::find(ty.hash) {
+        if let Some(schema) = self.own(ty.hash) {
             return Asked::Known(Some(schema));
         }
         let mut state = lock(&self.state);
@@ -72,6 +74,23 @@ impl Desk {
         drop(state);
         self.asked.notify_one();
         Asked::Waiting(told)
+    }
+
+    /// Keeps a schema that is to be announced with endpoints of its type; false if there are as
+    /// many as a node may announce.
+    pub(crate) fn add(&self, schema: Arc<Schema>) -> bool {
+        let added = &mut lock(&self.state).added;
+        let is_new = !added.contains_key(&schema.hash());
+        if is_new && added.len() >= SCHEMAS_PER_NODE_MAX {
+            return false;
+        }
+        added.insert(schema.hash(), schema);
+        true
+    }
+
+    /// The schema of a type that this program has, or sends.
+    fn own(&self, hash: u64) -> Option<Arc<Schema>> {
+        known::find(hash).or_else(|| lock(&self.state).added.get(&hash).cloned())
     }
 
     /// What this connection has to ask for: at first all that is waited for, then what is new.
@@ -124,6 +143,7 @@ impl Said {
     /// The schemas of these endpoints' types that were not announced on this connection yet.
     pub(crate) fn announcements<'a>(
         &mut self,
+        desk: &Desk,
         endpoints: impl Iterator<Item = &'a Endpoint>,
     ) -> Vec<(u64, SchemaBytes)> {
         let mut new = Vec::new();
@@ -141,7 +161,7 @@ impl Said {
                 }
                 break;
             }
-            let bytes = known::find(hash).and_then(|schema| schema.encode().ok());
+            let bytes = desk.own(hash).and_then(|schema| schema.encode().ok());
             if let Some(bytes) = bytes {
                 self.announced.insert(hash);
                 new.push((hash, SchemaBytes(bytes)));

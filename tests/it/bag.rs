@@ -1,6 +1,8 @@
 //! `mesh bag` against a real mesh: what was sent is recorded, said and sent again.
 
+mod explained;
 mod faults;
+mod names;
 mod tool;
 
 use std::fs::File;

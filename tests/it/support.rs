@@ -34,12 +34,25 @@ impl Mesh {
         Self::at("127.0.0.1:0", set_up)
     }
 
+    /// With a coordinator whose port stays free while it is restarted: others connect from and
+    /// listen at other loopback addresses.
+    pub(crate) fn lasting() -> Self {
+        let [a, b, ..] = NodeId::random().unwrap().0.to_le_bytes();
+        Self::at(&format!("127.{a}.{b}.7:0"), |coordinator| coordinator)
+    }
+
     /// Ends the coordinator and starts another one at its address.
     pub(crate) fn restart(&mut self) {
+        self.restart_after(|| {});
+    }
+
+    /// The same, with something to happen while there is none.
+    pub(crate) fn restart_after(&mut self, meanwhile: impl FnOnce()) {
         self.stop.take();
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }
+        meanwhile();
         let mut again = Self::at(&self.address, self.set_up);
         self.stop = again.stop.take();
         self.thread = again.thread.take();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::units::moment;
+use super::units::moment_name;
 use crate::bag::{BagError, Target};
 use crate::cli::Failure;
 
@@ -33,24 +33,26 @@ impl InputArgs {
     }
 }
 
-/// The newest recording of a directory by its name, which has its time.
+/// The newest recording of a directory by its name, which has its time. Names that were given to
+/// recordings have none.
 fn most_recent(dir: &Path) -> Option<PathBuf> {
     let entries = std::fs::read_dir(dir).ok()?.flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let newest = names
-        .filter(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX))
-        .max_by(|a, b| by_number(a).cmp(&by_number(b)))?;
-    Some(Path::new(newest.as_str()).to_owned())
+    let timed = names.filter_map(|name| Some((by_time(&name)?, name)));
+    let (_, newest) = timed.max()?;
+    Some(newest.into())
 }
 
-/// `record_.._10` is after `record_.._9`.
-fn by_number(name: &str) -> (&str, u32) {
-    let stem = name.strip_suffix(SUFFIX).unwrap_or(name);
-    let numbered = stem
-        .rsplit_once('_')
-        .filter(|(head, _)| head.len() >= PREFIX.len());
-    let number = numbered.and_then(|(head, number)| Some((head, number.parse().ok()?)));
-    number.unwrap_or((stem, 0))
+/// Time and number of a recording: `record_.._10` is after `record_.._9`.
+fn by_time(name: &str) -> Option<(String, u32)> {
+    let rest = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
+    let (time, number) = match rest.split_once('_') {
+        Some((time, number)) => (time, number.parse().ok()?),
+        None => (rest, 0),
+    };
+    let digits = |c: char| if c.is_ascii_digit() { '0' } else { c };
+    let is_time = time.chars().map(digits).eq("0000-00-00-00-00-00".chars());
+    is_time.then(|| (time.to_owned(), number))
 }
 
 /// Opens a recording; its length.
@@ -100,12 +102,7 @@ impl Files {
                 path.with_extension("")
             }
             Some(path) => path.to_owned(),
-            None => {
-                let ([year, month, day, hour, minute, second], _) = moment(now_ns);
-                PathBuf::from(format!(
-                    "{PREFIX}{year:04}-{month:02}-{day:02}-{hour:02}-{minute:02}-{second:02}"
-                ))
-            }
+            None => PathBuf::from(format!("{PREFIX}{}", moment_name(now_ns))),
         };
         Self {
             stem,
@@ -154,8 +151,8 @@ mod tests {
         }
         let files = Files::new(Some(Path::new("v1.2")), 0, false);
         assert_eq!(files.path(0), Path::new("v1.2.mcap"));
-        let files = Files::new(None, 1_795_303_145_000_000_000, false);
-        assert_eq!(files.path(0), Path::new("record_2026-11-21-23-19-05.mcap"));
+        let name = Files::new(None, 1_795_303_145_000_000_000, false).path(0);
+        assert!(by_time(name.to_str().unwrap()).is_some(), "{name:?}");
     }
 
     #[test]
@@ -166,8 +163,16 @@ mod tests {
             "record_2026-11-21-23-19-05_9.mcap",
             "record_2025-11-21-23-19-05_99.mcap",
         ];
-        names.sort_by(|a, b| by_number(a).cmp(&by_number(b)));
+        names.sort_by_key(|name| by_time(name).unwrap());
         assert_eq!(names[3], "record_2026-11-21-23-19-05_10.mcap");
         assert_eq!(names[0], "record_2025-11-21-23-19-05_99.mcap");
+        for other in [
+            "record_of_a_crash.mcap",
+            "record_2026-11-21-23-19-05_copy.mcap",
+            "record_2026-11-21-23-19-05.bag",
+            "record_2026-11-21.mcap",
+        ] {
+            assert_eq!(by_time(other), None, "{other}");
+        }
     }
 }

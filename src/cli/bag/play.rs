@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -19,7 +20,7 @@ use super::progress::Progress;
 use super::stops::Stops;
 use super::units::Time;
 use super::{Failure, ReachArgs};
-use crate::bag::{Ending, Remap, Rename, Schedule, Span, Summary};
+use crate::bag::{Channel, Ending, Remap, Rename, Schedule, Span, Summary};
 use crate::message::Untyped;
 use crate::name::{self, escaped};
 use crate::node::Node;
@@ -166,6 +167,7 @@ impl Player {
             if !is_wanted {
                 continue;
             }
+            explain(node, channel);
             let topic = remap.name(&channel.topic);
             let ty = playable(&channel.ty);
             let key = (topic.to_owned(), ty.to_string());
@@ -349,6 +351,27 @@ fn playable(ty: &TopicType) -> TopicType {
             name: "bytes".into(),
             hash: 0,
         },
+    }
+}
+
+/// Has the node say what the messages of a channel look like, as far as the recording does.
+fn explain(node: &Node, channel: &Channel) {
+    let Some(recorded) = &channel.schema else {
+        return;
+    };
+    let schema = match recorded.schema() {
+        Ok(None) => return,
+        Ok(Some(schema)) if schema.hash() == channel.ty.hash => Ok(schema),
+        Ok(Some(_)) => Err("it is of another type".into()),
+        Err(error) => Err(error.to_string()),
+    };
+    let added = schema.and_then(|schema| {
+        let added = node.add_schema(Arc::new(schema));
+        added.map_err(|error| error.to_string())
+    });
+    if let Err(why) = added {
+        let topic = escaped(&channel.topic);
+        eprintln!("warning: playing {topic} without what describes its messages: {why}");
     }
 }
 

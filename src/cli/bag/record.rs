@@ -51,7 +51,7 @@ pub struct RecordArgs {
     /// All topics
     #[arg(short, long, conflicts_with = "topics")]
     pub all: bool,
-    /// File to write, with or without .mcap [default: record_DATE-TIME.mcap, in UTC]
+    /// File to write, with or without .mcap [default: record_DATE-TIME.mcap, in local time]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Write over files that are there
@@ -187,6 +187,20 @@ struct Recording {
     saved: Vec<PathBuf>,
 }
 
+/// What was taken before it looked for other things to do.
+struct Batch {
+    /// When the first message was there.
+    came_ns: u64,
+    taken: u32,
+    bytes: usize,
+}
+
+impl Batch {
+    const fn is_full(&self) -> bool {
+        self.taken >= BATCH || self.bytes >= BATCH_BYTES
+    }
+}
+
 impl Recording {
     fn subscribe(
         &self,
@@ -241,8 +255,8 @@ impl Recording {
         let is_over = || args.duration.is_some_and(|time| start.elapsed() >= time.0);
         while !self.stops.is_end() && !is_over() {
             let asked_ns = monotonic_ns();
-            let taken = self.take_all(subscriber)?;
-            let is_stream = taken >= BUSY || monotonic_ns() - asked_ns < STREAM_NS;
+            let batch = self.take_all(subscriber)?;
+            let is_stream = batch.taken >= BUSY || batch.came_ns - asked_ns < STREAM_NS;
             self.recorder
                 .tick(self.clock.now_ns())
                 .map_err(|error| self.failed(error))?;
@@ -257,8 +271,9 @@ impl Recording {
                 self.progress.say(self.recorder.total(), &more);
             }
             // Woken for each message it would cost publishers a call for each, and itself more.
+            // What it took to write them is a part of the nap: images must not pile up.
             if is_stream && args.depth >= NAP_DEPTH_MIN {
-                sleep_until(monotonic_ns() + NAP_NS);
+                sleep_until(batch.came_ns + NAP_NS);
             }
         }
         self.drain(args, subscriber)
@@ -301,29 +316,40 @@ impl Recording {
         Ok(())
     }
 
-    /// Waits for a message and takes it, and all that are there; how many.
-    fn take_all(&mut self, subscriber: &mut Subscriber<Untyped>) -> Result<u32, Failure> {
-        match subscriber.recv_blocking(TICK) {
-            Ok(sample) => self.take(&sample)?,
-            Err(RecvError::Timeout { .. }) => return Ok(0),
-            Err(RecvError::Closed) => {
-                self.stops.end();
-                return Ok(0);
-            }
-            Err(error) => self.warn(&error),
-        }
-        for taken in 1..BATCH {
-            match subscriber.try_recv() {
-                Ok(Some(sample)) => self.take(&sample)?,
-                Ok(None) => return Ok(taken),
+    /// Waits for a message and takes it, and all that are there.
+    fn take_all(&mut self, subscriber: &mut Subscriber<Untyped>) -> Result<Batch, Failure> {
+        let first = subscriber.recv_blocking(TICK);
+        let mut batch = Batch {
+            came_ns: monotonic_ns(),
+            taken: 0,
+            bytes: 0,
+        };
+        let mut next = match first {
+            Err(RecvError::Timeout { .. }) => Ok(None),
+            first => first.map(Some),
+        };
+        loop {
+            match next {
+                Ok(Some(sample)) => {
+                    batch.taken += 1;
+                    batch.bytes += sample.len();
+                    self.take(&sample)?;
+                }
+                Ok(None) => return Ok(batch),
                 Err(RecvError::Closed) => {
                     self.stops.end();
-                    return Ok(taken);
+                    return Ok(batch);
                 }
-                Err(error) => self.warn(&error),
+                Err(error) => {
+                    self.warn(&error);
+                    batch.taken += 1;
+                }
             }
+            if batch.is_full() {
+                return Ok(batch);
+            }
+            next = subscriber.try_recv();
         }
-        Ok(BATCH)
     }
 
     fn warn(&self, error: &RecvError) {
@@ -559,6 +585,8 @@ const SCHEMA_WAIT_MAX: Duration = Duration::from_millis(100);
 const TICK: Duration = Duration::from_millis(100);
 /// Messages that are taken before it looks.
 const BATCH: u32 = 4_096;
+/// Or so many bytes, which take some tens of milliseconds to write.
+const BATCH_BYTES: usize = 64 << 20;
 /// So many at once are a stream: it sleeps then, and takes more at once.
 const BUSY: u32 = 8;
 /// So is one that came so soon. A recorder that always wakes in time would never see several.

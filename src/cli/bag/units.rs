@@ -3,6 +3,9 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
 /// A time like `30s`, `1.5m` or `200ms`; without a unit in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Time(pub Duration);
@@ -98,30 +101,25 @@ fn scaled(number: u64, units: &[&str], space: &str) -> String {
     format!("{value:.digits$}{space}{}", units[idx])
 }
 
-/// A moment in UTC: year to second, and nanoseconds.
-#[must_use]
-pub(super) fn moment(ns_since_1970: u64) -> ([u64; 6], u64) {
-    let (seconds, ns) = (ns_since_1970 / 1_000_000_000, ns_since_1970 % 1_000_000_000);
-    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
-    // Years begin in March here, so that the day more of leap years is their last.
-    let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = era * 400 + year + u64::from(month <= 2);
-    let clock = [of_day / 3600, of_day / 60 % 60, of_day % 60];
-    ([year, month, day, clock[0], clock[1], clock[2]], ns)
-}
-
-/// A moment for people, in UTC.
+/// A moment for people, by the clock where they are.
 #[must_use]
 pub(super) fn moment_text(ns_since_1970: u64) -> String {
-    let ([year, month, day, hour, minute, second], ns) = moment(ns_since_1970);
-    let ms = ns / 1_000_000;
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{ms:03} UTC")
+    local(ns_since_1970, "%Y-%m-%d %H:%M:%S.%3f %:z")
+}
+
+/// A moment as file names have it, by the clock where people are. Later ones are greater, but in
+/// the hour that comes twice when summer time ends.
+#[must_use]
+pub(super) fn moment_name(ns_since_1970: u64) -> String {
+    local(ns_since_1970, "%Y-%m-%d-%H-%M-%S")
+}
+
+/// In the time zone that `TZ` names, or the system.
+fn local(ns_since_1970: u64, format: &str) -> String {
+    let moment = Timestamp::from_nanosecond(ns_since_1970.into());
+    let moment = moment.expect("invariant: 64 bits of nanoseconds end in the year 2554");
+    let zoned = moment.to_zoned(TimeZone::system());
+    zoned.strftime(format).to_string()
 }
 
 #[cfg(test)]
@@ -155,16 +153,10 @@ mod tests {
     }
 
     #[test]
-    fn moments_are_those_of_the_calendar() {
-        for (seconds, text) in [
-            (0, "1970-01-01 00:00:00.000 UTC"),
-            (951_782_399, "2000-02-28 23:59:59.000 UTC"),
-            (951_782_400, "2000-02-29 00:00:00.000 UTC"),
-            (1_795_303_145, "2026-11-21 23:19:05.000 UTC"),
-            (4_107_542_399, "2100-02-28 23:59:59.000 UTC"),
-            (4_107_542_400, "2100-03-01 00:00:00.000 UTC"),
-        ] {
-            assert_eq!(moment_text(seconds * 1_000_000_000), text);
+    fn any_moment_has_a_name() {
+        for ns in [0, 1_795_303_145_000_000_000, u64::MAX] {
+            assert_eq!(moment_name(ns).len(), "2026-11-21-23-19-05".len());
+            assert!(moment_text(ns).contains(':'));
         }
     }
 

@@ -3,16 +3,16 @@
 use std::path::Path;
 use std::process::Command;
 
-use shmesh::Raw;
+use shmesh::{Publisher, Raw};
 
 use super::tool::{MESH, Signal, Tool, bag, bag_in, ended};
 use super::{ear, heard, info, record_raw};
-use crate::support::{Mesh, PATIENCE, TempDir, free_address, payload};
+use crate::support::{Mesh, PATIENCE, TempDir, eventually, free_address, payload};
 
 /// A file system of so many bytes; it goes with the process that sees it.
 const TMPFS: &str = "mount -t tmpfs -o size=$0 tmpfs \"$1\" && shift && exec \"$@\"";
 
-fn can_mount() -> bool {
+pub(super) fn can_mount() -> bool {
     let probe = ["-m", "mount", "-t", "tmpfs", "tmpfs", "/tmp"];
     let output = Command::new("unshare").args(probe).output();
     output.is_ok_and(|output| output.status.success())
@@ -265,6 +265,75 @@ fn an_interrupted_recorder_has_all_that_was_sent_before() {
     assert_eq!(info(dir.path(), &["--check"])["messages"], recorded);
     drop(publisher);
     drop(node.publisher::<Raw>("a"));
+}
+
+#[test]
+fn a_recording_goes_on_without_a_coordinator_and_with_the_next() {
+    let mut mesh = Mesh::lasting();
+    let dir = TempDir::new();
+    let file = dir.path().join("run.mcap");
+    let args = ["record", "--json", "-o", file.to_str().unwrap(), "--all"];
+    let mut recorder = Tool::start(&mesh, &args);
+    recorder.event();
+    let node = mesh.node("sender");
+    let mut old = heard(&node, "old");
+    let send = |publisher: &mut Publisher<Raw>| {
+        for number in 0..100 {
+            publisher.publish_bytes(&payload(number, 100)).unwrap();
+        }
+    };
+    send(&mut old);
+    mesh.restart_after(|| send(&mut old));
+    send(&mut old);
+    // Who comes now is told by the new coordinator.
+    send(&mut heard(&node, "new"));
+    eventually("all is written", || {
+        std::fs::metadata(&file).unwrap().len() > 400 * 100
+    });
+    recorder.signal(Signal::INT);
+    let end = recorder.event();
+    assert_eq!(recorder.wait(), Some(0));
+    assert_eq!(
+        (&end["messages"], &end["lost"]),
+        (&400.into(), &0.into()),
+        "{end}"
+    );
+    assert_eq!(info(dir.path(), &["--check"])["messages"], 400);
+}
+
+#[test]
+fn a_player_goes_on_without_a_coordinator_and_with_the_next() {
+    let mut mesh = Mesh::lasting();
+    let dir = TempDir::new();
+    record_raw(&mesh, dir.path(), &["a"], 10, &[]);
+    let file = dir.path().join("run.mcap");
+    let file = file.to_str().unwrap();
+    let node = mesh.node("listener");
+    let mut all = ear(&node, "a");
+    let args = [
+        "play", file, "--json", "--loop", "--wait", "30s", "--rate", "0.01",
+    ];
+    let mut player = Tool::start(&mesh, &args);
+    let mut number = 0;
+    let mut hear = || {
+        for _ in 0..25 {
+            let sample = all.recv_blocking(PATIENCE).unwrap();
+            assert_eq!(
+                (&*sample, sample.lost_before()),
+                (&*payload(number % 10, 100), 0)
+            );
+            number += 1;
+        }
+    };
+    hear();
+    mesh.restart_after(&mut hear);
+    hear();
+    // Who comes now is told of the player by the new coordinator.
+    let late = mesh.node("late");
+    ear(&late, "a").recv_blocking(PATIENCE).unwrap();
+    player.signal(Signal::INT);
+    assert!(player.event()["messages"].as_u64().unwrap() >= 75);
+    assert_eq!(player.wait(), Some(0));
 }
 
 #[test]

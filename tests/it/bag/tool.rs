@@ -64,7 +64,7 @@ impl Drop for Tool {
 }
 
 /// In that mesh.
-fn of(command: &mut Command, mesh: &Mesh) {
+pub(super) fn of(command: &mut Command, mesh: &Mesh) {
     command.env("SHMESH_COORDINATOR", &mesh.address);
     command.env("SHMESH_RUNTIME_DIR", mesh.dir.path());
 }
