@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // tests may panic
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use super::*;
 
