@@ -2,9 +2,9 @@
 //!
 //! Tools read it without asking the node, so also when it hangs or is dead. The page is made with
 //! the `shared_memory` crate, and this module adds what that lacks: the memory is reserved before
-//! it is touched, a lock that the kernel holds for the owner says whether it lives (the lease),
-//! the word READY is stored last, readers map it readable only, and a name is removed only by
-//! who can prove that it is its own or that its owner is dead.
+//! it is touched (that of an entry when it is first used), a lock that the kernel holds for the
+//! owner says whether it lives (the lease), the word READY is stored last, readers map it readable
+//! only, and a name is removed only by who can prove that it is its own or that its owner is dead.
 //!
 //! Messages do not depend on it: a node that cannot have its page runs without.
 
@@ -27,10 +27,11 @@ use self::names::{PREFIX, check_owner, open, ours, path_of, remove_if_same};
 pub use self::names::{list, sweep};
 pub use self::reader::{EndpointStatus, StatusReader};
 use crate::error::ShmError;
+use crate::histogram::{Histogram, LiveHistogram};
 use crate::layout::{Memory, Place, Words};
 use crate::sync::{AtomicU64, Ordering};
 
-const MAGIC: u64 = u64::from_le_bytes(*b"shmeshS1");
+const MAGIC: u64 = u64::from_le_bytes(*b"shmeshS2");
 const READY: u64 = u64::from_le_bytes(*b"is ready");
 /// Endpoints with counters of their own on the page; further ones count privately.
 pub const ENTRIES: usize = 256;
@@ -47,16 +48,17 @@ struct PageHead {
     name: [AtomicU64; NAME_WORDS],
     /// Stored last.
     ready: AtomicU64,
+    /// 1 for each entry in use. Others may have no memory yet: nobody touches them.
+    used: [AtomicU64; ENTRIES],
 }
 
 #[repr(C, align(128))]
 struct Entry {
-    /// 0 while free.
-    is_used: AtomicU64,
     role: AtomicU64,
     endpoint: AtomicU64,
     topic: [AtomicU64; TOPIC_WORDS],
     counts: Counts,
+    latency: LiveHistogram,
 }
 
 /// The counters of one endpoint, on lines of their own; each is written by one thread.
@@ -79,6 +81,7 @@ unsafe impl Words for PageHead {
             started_ns,
             name: words(),
             ready,
+            used: words(),
         }
     }
 }
@@ -86,13 +89,13 @@ unsafe impl Words for PageHead {
 // SAFETY: atomics and padding only.
 unsafe impl Words for Entry {
     fn zeroed() -> Self {
-        let [is_used, role, endpoint] = words();
+        let [role, endpoint] = words();
         Self {
-            is_used,
             role,
             endpoint,
             topic: words(),
             counts: Counts(words()),
+            latency: LiveHistogram::zeroed(),
         }
     }
 }
@@ -148,8 +151,7 @@ impl StatusPage {
         let path = path_of(name);
         let file = open(&path, true).map_err(os("open the status page"))?;
         check_owner(name, &file)?;
-        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, PAGE_BYTES as u64)
-            .map_err(errno("reserve the status page"))?;
+        reserve(&file, 0, size_of::<PageHead>()).map_err(errno("reserve the status page"))?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(errno("take the lease of the status page"))?;
         let base = NonNull::new(mapped.as_ptr()).ok_or(ShmError::Corrupt {
@@ -191,25 +193,28 @@ impl StatusPage {
         &self.name
     }
 
-    /// Counters for an endpoint, or `None` if the page is full. They start at zero.
+    /// Counters for an endpoint, or `None` if the page is full or there is no memory for more of
+    /// it. They start at zero.
     #[must_use]
     pub fn claim(self: &Arc<Self>, role: u32, endpoint: u32, topic: &str) -> Option<Counters> {
-        let idx = self
-            .free
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()?;
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let idx = *free.last()?;
+        let bytes = size_of::<Entry>();
+        reserve(&self.file, size_of::<PageHead>() + idx * bytes, bytes).ok()?;
+        free.pop();
+        drop(free);
         let entry = self.entries.at(idx);
         entry
             .counts
             .0
             .iter()
             .for_each(|count| count.store(0, Ordering::Relaxed));
+        entry.latency.clear();
         entry.role.store(u64::from(role), Ordering::Relaxed);
         entry.endpoint.store(u64::from(endpoint), Ordering::Relaxed);
         store_text(&entry.topic, topic);
         // Release: a reader that sees the entry used sees whose it is.
-        entry.is_used.store(1, Ordering::Release);
+        self.head.used[idx].store(1, Ordering::Release);
         let claim = Claim {
             page: Arc::clone(self),
             idx,
@@ -218,6 +223,13 @@ impl StatusPage {
             entry: self.entries.place(idx),
             _claim: Some(claim),
         })
+    }
+
+    /// True while at least half of its entries are free.
+    #[must_use]
+    pub fn is_half_free(&self) -> bool {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.len() * 2 >= ENTRIES
     }
 
     /// Removes the name, if it still is ours. The page stays readable for who has it open.
@@ -254,11 +266,7 @@ struct Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.page
-            .entries
-            .at(self.idx)
-            .is_used
-            .store(0, Ordering::Release);
+        self.page.head.used[self.idx].store(0, Ordering::Release);
         self.page
             .free
             .lock()
@@ -306,6 +314,18 @@ impl Counters {
         self.count(counter).load(Ordering::Relaxed)
     }
 
+    /// Adds a time to the latencies of the endpoint.
+    #[inline]
+    pub fn record(&self, ns: u64) {
+        self.entry.latency.record(ns);
+    }
+
+    /// The latencies recorded so far.
+    #[must_use]
+    pub fn latency(&self) -> Histogram {
+        self.entry.latency.read()
+    }
+
     #[inline]
     fn count(&self, counter: Counter) -> &AtomicU64 {
         &self.entry.counts.0[counter as usize]
@@ -317,6 +337,12 @@ impl fmt::Debug for Counters {
         let counts = Counter::ALL.map(|counter| (counter, self.value(counter)));
         f.debug_map().entries(counts).finish()
     }
+}
+
+/// Takes memory for a part of the page, so that touching it cannot fail.
+fn reserve(file: &File, offset: usize, bytes: usize) -> Result<(), Errno> {
+    let [offset, bytes] = [offset, bytes].map(|number| number as u64);
+    rustix::fs::fallocate(file, FallocateFlags::empty(), offset, bytes)
 }
 
 fn create_error(name: &str, error: &ShmemError) -> ShmError {

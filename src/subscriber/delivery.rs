@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use shmesh_shm::{Counter, Origin, monotonic_ns};
+use shmesh_shm::{Counter, Counters, Origin, monotonic_ns};
 
 use super::{Subscriber, SubscriberBuilder};
 use crate::endpoint::RxChannel;
 use crate::error::RecvError;
 use crate::events::Events;
 use crate::message::Payload;
+use crate::metrics::Stride;
 use crate::sample::{ARRIVED, Sample};
 
 /// How much a subscription wants of what was sent before it came.
@@ -187,7 +188,11 @@ impl<P: Payload> Subscriber<P> {
 
     /// Takes in a channel. One that follows an older one of its publisher, whose link is gone,
     /// waits until that is read to its end: messages stay in order.
-    pub(super) fn admit(&mut self, channel: RxChannel) {
+    pub(super) fn admit(&mut self, mut channel: RxChannel) {
+        if self.merged.is_some() {
+            let topic = &channel.consumer.origin().topic;
+            channel.share = self.node.shared().share(self.shared.endpoint.id, topic);
+        }
         let origin = channel.consumer.origin();
         let is_older = |known: &RxChannel| known.is_closed && known.consumer.origin() == origin;
         if self.channels.iter().any(is_older) {
@@ -209,4 +214,18 @@ impl<P: Payload> Subscriber<P> {
             self.is_networked |= self.channels.iter().any(|channel| channel.link.is_some());
         }
     }
+}
+
+/// Notes how long a message has been on its way.
+#[cold]
+pub(super) fn measure(
+    stride: &mut Stride,
+    counters: &Counters,
+    share: Option<&Counters>,
+    sent_ns: u64,
+) {
+    let now_ns = monotonic_ns();
+    stride.measured(now_ns);
+    let both = [Some(counters), share].into_iter().flatten();
+    both.for_each(|counters| counters.record(now_ns.saturating_sub(sent_ns)));
 }

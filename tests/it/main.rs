@@ -52,4 +52,5 @@ mod tidy;
 mod tls;
 mod tools;
 mod top;
+mod top_numbers;
 mod untyped;

@@ -1,7 +1,7 @@
 //! What is counted.
 
 /// What is counted for an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(usize)]
 pub enum Counter {
     /// Messages sent or received.
@@ -36,11 +36,41 @@ pub enum Counter {
     PeersFoundAgain,
     /// Times its coordinator was found again. Of a node.
     CoordinatorFoundAgain,
+    /// Calls of a caller, requests of a provider: answered with a value.
+    CallsOk,
+    /// Calls or requests: answered with an error.
+    CallsFailed,
+    /// Calls or requests: the handler panicked.
+    CallsPanicked,
+    /// Calls or requests: the reply was no value of its type.
+    CallsInvalid,
+    /// Calls or requests: turned away because too many waited.
+    CallsOverloaded,
+    /// Calls or requests: turned away by a provider that was about to end.
+    CallsClosing,
+    /// Calls or requests: given up after their timeout.
+    CallsTimeout,
+    /// Calls or requests: the provider went.
+    CallsProviderLost,
+    /// Calls or requests: nobody to call.
+    CallsNoProvider,
+    /// Calls or requests: the node to call was not there.
+    CallsNoSuchNode,
+    /// Calls or requests: provided with other types.
+    CallsTypeMismatch,
+    /// Calls or requests: too many were under way.
+    CallsTooMany,
+    /// Calls or requests: given up by who called.
+    CallsCancelled,
+    /// Calls or requests: the node was closed.
+    CallsClosed,
+    /// Calls or requests: ended otherwise.
+    CallsOther,
 }
 
 impl Counter {
     /// All, in order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 31] = [
         Self::Messages,
         Self::Bytes,
         Self::LostOverwritten,
@@ -57,5 +87,20 @@ impl Counter {
         Self::Room,
         Self::PeersFoundAgain,
         Self::CoordinatorFoundAgain,
+        Self::CallsOk,
+        Self::CallsFailed,
+        Self::CallsPanicked,
+        Self::CallsInvalid,
+        Self::CallsOverloaded,
+        Self::CallsClosing,
+        Self::CallsTimeout,
+        Self::CallsProviderLost,
+        Self::CallsNoProvider,
+        Self::CallsNoSuchNode,
+        Self::CallsTypeMismatch,
+        Self::CallsTooMany,
+        Self::CallsCancelled,
+        Self::CallsClosed,
+        Self::CallsOther,
     ];
 }

@@ -11,6 +11,7 @@ use rustix::mm::ProtFlags;
 use super::names::{PREFIX, check_owner, open, path_of};
 use super::{Counter, ENTRIES, Entry, MAGIC, PAGE_BYTES, PageHead, READY, load_text};
 use crate::error::ShmError;
+use crate::histogram::Histogram;
 use crate::layout::{Memory, Place};
 use crate::segment::Mapping;
 use crate::sync::Ordering;
@@ -25,6 +26,8 @@ pub struct EndpointStatus {
     /// Its topic; whatever bytes were there, so escape it before printing.
     pub topic: String,
     counts: [u64; Counter::ALL.len()],
+    /// The times it measured: of a subscriber, from sending to receiving.
+    pub latency: Histogram,
 }
 
 impl EndpointStatus {
@@ -56,7 +59,7 @@ impl StatusReader {
             source,
         })?;
         check_owner(name, &file)?;
-        let mapping = Mapping::new(file.as_fd(), PAGE_BYTES, ProtFlags::READ)?;
+        let mapping = Mapping::sparse(file.as_fd(), PAGE_BYTES, ProtFlags::READ)?;
         let (base, bytes, owner) = (mapping.ptr, mapping.len, Arc::new(mapping));
         let head = Place::<PageHead>::first_of(base, bytes, Arc::clone(&owner) as _)?;
         let entries = Memory::in_mapping(base, bytes, size_of::<PageHead>(), ENTRIES, owner)?;
@@ -114,16 +117,17 @@ impl StatusReader {
     }
 
     fn endpoint(&self, idx: usize) -> Option<EndpointStatus> {
-        let entry = self.entries.at(idx);
         // Acquire: pairs with the Release store in `StatusPage::claim`.
-        if entry.is_used.load(Ordering::Acquire) != 1 {
+        if self.head.used[idx].load(Ordering::Acquire) != 1 {
             return None;
         }
+        let entry = self.entries.at(idx);
         Some(EndpointStatus {
             role: u32::try_from(entry.role.load(Ordering::Relaxed)).ok()?,
             endpoint: u32::try_from(entry.endpoint.load(Ordering::Relaxed)).ok()?,
             topic: load_text(&entry.topic),
             counts: core::array::from_fn(|idx| entry.counts.0[idx].load(Ordering::Relaxed)),
+            latency: entry.latency.read(),
         })
     }
 }
