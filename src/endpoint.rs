@@ -524,7 +524,7 @@ pub(crate) struct RxChannel {
     /// What fills the ring, over a network.
     pub(crate) link: Option<Arc<NetLink>>,
     /// Its counts alone, of a subscription to several topics.
-    pub(crate) share: Option<Counters>,
+    pub(crate) share: Option<Box<Counters>>,
 }
 
 impl RxChannel {

@@ -19,7 +19,7 @@ use futures_core::Stream;
 use shmesh_shm::{Counter, Parker, Received};
 
 use self::changes::Changes;
-use self::delivery::{Before, measure};
+use self::delivery::Before;
 use self::merged::Merged;
 use self::watch::{Place, Reading, Watch, Watched};
 use crate::endpoint::{Overflow, RxChannel, SubscriberEvent, SubscriberShared};
@@ -512,16 +512,14 @@ impl<P: Payload> Subscriber<P> {
     /// Counts what was received, and finds its value.
     #[inline(always)]
     fn finish(&mut self, idx: usize, received: Received) -> Result<Sample<P>, RecvError> {
-        let counters = &self.shared.counters;
         if received.lost() > 0 {
             self.note_lost();
         }
-        counters.add(Counter::Bytes, received.len() as u64);
-        let sent_ns = received.sent_ns();
-        if self.stride.is_due() && is_sent(sent_ns) {
-            let share = self.channels[idx].share.as_ref();
-            measure(&mut self.stride, counters, share, sent_ns);
+        if self.stride.is_due(self.received) && is_sent(received.sent_ns()) {
+            self.measure(idx, received.sent_ns());
         }
+        let counters = &self.shared.counters;
+        counters.add(Counter::Bytes, received.len() as u64);
         let sequence = received.sequence();
         match P::find(received, self.validation) {
             Ok(held) => {

@@ -18,6 +18,7 @@ pub(crate) struct Began(u64);
 #[derive(Debug)]
 struct Meter {
     counters: Counters,
+    begun: u64,
     stride: Stride,
 }
 
@@ -25,17 +26,19 @@ impl Meter {
     fn new(node: &Node, whose: Whose, endpoint: u32, service: &str) -> Self {
         Self {
             counters: node.shared().counters(whose, endpoint, service),
+            begun: 0,
             stride: Stride::default(),
         }
     }
 
     #[inline]
     fn begin(&mut self) -> Began {
-        if !self.stride.is_due() {
+        self.begun += 1;
+        if !self.stride.is_due(self.begun) {
             return Began::default();
         }
         let now_ns = monotonic_ns();
-        self.stride.measured(now_ns);
+        self.stride.measured(self.begun, now_ns);
         Began(now_ns)
     }
 

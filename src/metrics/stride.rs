@@ -4,10 +4,10 @@
 
 use crate::limits::{MEASURED_EACH_MAX, MEASURED_NS};
 
-/// Counts down to the next one to measure.
+/// Says which number is the next to measure.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stride {
-    left: u32,
+    next: u64,
     /// One of so many is measured.
     each: u32,
     /// When the last one was.
@@ -17,7 +17,7 @@ pub(crate) struct Stride {
 impl Default for Stride {
     fn default() -> Self {
         Self {
-            left: 0,
+            next: 0,
             each: 1,
             at_ns: 0,
         }
@@ -25,25 +25,22 @@ impl Default for Stride {
 }
 
 impl Stride {
-    /// True if this one is to be measured; it stays so until [`measured`](Self::measured).
+    /// True if the one of that number is to be measured, compared with what its user
+    /// counts anyway.
     #[inline(always)]
-    pub(crate) const fn is_due(&mut self) -> bool {
-        if self.left > 0 {
-            self.left -= 1;
-            return false;
-        }
-        true
+    pub(crate) const fn is_due(&self, number: u64) -> bool {
+        number >= self.next
     }
 
-    /// One was, at that time.
-    pub(crate) fn measured(&mut self, now_ns: u64) {
+    /// The one of that number was, at that time.
+    pub(crate) fn measured(&mut self, number: u64, now_ns: u64) {
         let elapsed_ns = now_ns.saturating_sub(self.at_ns).max(1);
         // As many as come in the time between two measurements. Doubled at most, so that two at
         // once do not hide the next hundred.
         let wanted = u64::from(self.each) * MEASURED_NS / elapsed_ns;
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
         self.each = wanted.min(2 * self.each).clamp(1, MEASURED_EACH_MAX);
-        self.left = self.each - 1;
+        self.next = number + u64::from(self.each);
         self.at_ns = now_ns;
     }
 }
@@ -56,11 +53,11 @@ mod tests {
 
     /// How many of those that come so often are measured, in so many seconds.
     fn measured(stride: &mut Stride, per_second: u64, seconds: u64) -> u64 {
-        let start_ns = stride.at_ns;
+        let (start_ns, first) = (stride.at_ns, stride.next - stride.next.min(1));
         let due = (1..=per_second * seconds).filter(|number| {
-            let is_due = stride.is_due();
+            let is_due = stride.is_due(first + number);
             if is_due {
-                stride.measured(start_ns + number * SECOND_NS / per_second);
+                stride.measured(first + number, start_ns + number * SECOND_NS / per_second);
             }
             is_due
         });
@@ -94,20 +91,22 @@ mod tests {
         assert!(missed < u64::from(MEASURED_EACH_MAX), "{missed}");
         // Two at once hide one.
         let mut stride = Stride::default();
-        for at_ns in [SECOND_NS, SECOND_NS + 1] {
-            assert!(stride.is_due());
-            stride.measured(at_ns);
+        for number in [0, 1] {
+            assert!(stride.is_due(number));
+            stride.measured(number, SECOND_NS + number);
         }
-        assert!(!stride.is_due());
-        assert!(stride.is_due());
+        assert!(!stride.is_due(2));
+        assert!(stride.is_due(3));
     }
 
     #[test]
     fn a_clock_that_stands_still_or_goes_back_does_no_harm() {
         let mut stride = Stride::default();
         for at_ns in [u64::MAX, 0, 0, 5, u64::MAX] {
-            while !stride.is_due() {}
-            stride.measured(at_ns);
+            let number = stride.next;
+            stride.measured(number, at_ns);
+            let ahead = stride.next - number;
+            assert!((1..=u64::from(MEASURED_EACH_MAX)).contains(&ahead));
         }
     }
 }

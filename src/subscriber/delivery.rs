@@ -3,14 +3,13 @@
 
 use std::time::Duration;
 
-use shmesh_shm::{Counter, Counters, Origin, monotonic_ns};
+use shmesh_shm::{Counter, Origin, monotonic_ns};
 
 use super::{Subscriber, SubscriberBuilder};
 use crate::endpoint::RxChannel;
 use crate::error::RecvError;
 use crate::events::Events;
 use crate::message::Payload;
-use crate::metrics::Stride;
 use crate::sample::{ARRIVED, Sample};
 
 /// How much a subscription wants of what was sent before it came.
@@ -177,6 +176,18 @@ impl<P: Payload> Subscriber<P> {
         }
     }
 
+    /// Notes how long a message has been on its way.
+    #[cold]
+    pub(super) fn measure(&mut self, idx: usize, sent_ns: u64) {
+        let now_ns = monotonic_ns();
+        self.stride.measured(self.received, now_ns);
+        let latency_ns = now_ns.saturating_sub(sent_ns);
+        self.shared.counters.record(latency_ns);
+        if let Some(share) = &self.channels[idx].share {
+            share.record(latency_ns);
+        }
+    }
+
     /// A message that counted as received is passed over.
     fn skip(&mut self) {
         self.received -= 1;
@@ -191,7 +202,8 @@ impl<P: Payload> Subscriber<P> {
     pub(super) fn admit(&mut self, mut channel: RxChannel) {
         if self.merged.is_some() {
             let topic = &channel.consumer.origin().topic;
-            channel.share = self.node.shared().share(self.shared.endpoint.id, topic);
+            let share = self.node.shared().share(self.shared.endpoint.id, topic);
+            channel.share = share.map(Box::new);
         }
         let origin = channel.consumer.origin();
         let is_older = |known: &RxChannel| known.is_closed && known.consumer.origin() == origin;
@@ -214,18 +226,4 @@ impl<P: Payload> Subscriber<P> {
             self.is_networked |= self.channels.iter().any(|channel| channel.link.is_some());
         }
     }
-}
-
-/// Notes how long a message has been on its way.
-#[cold]
-pub(super) fn measure(
-    stride: &mut Stride,
-    counters: &Counters,
-    share: Option<&Counters>,
-    sent_ns: u64,
-) {
-    let now_ns = monotonic_ns();
-    stride.measured(now_ns);
-    let both = [Some(counters), share].into_iter().flatten();
-    both.for_each(|counters| counters.record(now_ns.saturating_sub(sent_ns)));
 }
