@@ -523,6 +523,8 @@ pub(crate) struct RxChannel {
     pub(crate) is_closed: bool,
     /// What fills the ring, over a network.
     pub(crate) link: Option<Arc<NetLink>>,
+    /// Its counts alone, of a subscription to several topics.
+    pub(crate) share: Option<Box<Counters>>,
 }
 
 impl RxChannel {
@@ -532,6 +534,7 @@ impl RxChannel {
             consumer,
             is_closed: false,
             link: None,
+            share: None,
         }
     }
 

@@ -24,36 +24,47 @@
 //! | metric | kind | labels beside `node` and `id` |
 //! |---|---|---|
 //! | `shmesh_reconnects_total` | counter | `to`: `peer` (by link) or `coordinator` |
-//!
-//! These are for recorders alone:
-//!
-//! | metric | kind | labels beside `node` and `id` |
-//! |---|---|---|
 //! | `shmesh_calls_total` | counter | `service`, `outcome` |
 //! | `shmesh_call_seconds` | histogram, seconds | `service`; answered calls, start to reply |
 //!
 //! Outcomes: `ok`, `failed`, `panicked`, `invalid`, `overloaded`, `closing`, `timeout`,
 //! `provider_lost`, `no_provider`, `no_such_node`, `type_mismatch`, `too_many`, `cancelled`,
 //! `closed`, `other`. Calls are counted where they are made, those that could not be started, too;
-//! `tell` is not. They are told to the recorder one by one; all else is read once a second.
+//! `tell` is not. Recorders are told of calls one by one; all else is read once a second.
+//!
+//! These are on status pages alone:
+//!
+//! | metric | kind | labels beside `node` and `id` |
+//! |---|---|---|
+//! | `shmesh_latency_seconds` | histogram, seconds | `role`, `topic`; from sending to receiving |
+//! | `shmesh_requests_total` | counter | `service`, `outcome`; where they are served |
+//! | `shmesh_request_seconds` | histogram, seconds | `service`; from taking to answering |
+//!
+//! Requests count as `ok` (those that want no reply, too), `failed`, `panicked`, `overloaded`,
+//! `closing` or `cancelled`.
+//!
+//! Histograms of pages have the times of a sample: all while they come slowly, about a thousand a
+//! second of those that come faster, but at least one in 256. A latency is known where publishers
+//! stamp and share the subscriber's clock: not over a network from another host. A message of a
+//! history has its age.
 
 use shmesh_shm::Counter;
 
-#[cfg(feature = "metrics")]
 mod calls;
 #[cfg(feature = "metrics")]
-mod sampler;
+mod recorder;
 #[cfg(feature = "metrics")]
-pub(crate) use calls::CallMeter;
+mod sampler;
+mod stride;
+pub(crate) use calls::{Began, CallMeter, RequestMeter};
 #[cfg(feature = "metrics")]
 pub(crate) use sampler::Sampler;
 #[cfg(feature = "metrics")]
 pub use sampler::describe;
+pub(crate) use stride::Stride;
 
 #[cfg(not(feature = "metrics"))]
-use crate::node::{Node, NodeShared};
-#[cfg(not(feature = "metrics"))]
-use crate::service::{Call, CallError};
+use crate::node::NodeShared;
 use crate::topology::Role;
 
 /// Without the feature there is no recorder to hand anything to.
@@ -67,27 +78,17 @@ impl Sampler {
     pub(crate) const fn sample(&mut self, _: &NodeShared) {}
 }
 
-/// Nor are calls measured.
-#[cfg(not(feature = "metrics"))]
-#[derive(Debug)]
-pub(crate) struct CallMeter(());
-
-#[cfg(not(feature = "metrics"))]
-#[allow(clippy::unused_self)] // as the real one
-impl CallMeter {
-    pub(crate) const fn new(_: &Node, _: &str) -> Self {
-        Self(())
-    }
-    pub(crate) const fn replied<T>(&mut self, _: &Result<T, CallError>, _: &Call) {}
-    pub(crate) const fn ended(&mut self, _: &CallError) {}
-    pub(crate) const fn cancelled(&mut self) {}
-}
-
 /// Whose counts they are: what an entry of the status page is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Whose {
     Endpoint(Role),
     Node,
+    /// Its topic is the service.
+    Caller,
+    Provider,
+    /// What a subscription to several topics took of one of them; all of it counts for the
+    /// subscription, too.
+    Share,
 }
 
 impl Whose {
@@ -96,6 +97,19 @@ impl Whose {
         match self {
             Self::Endpoint(role) => role as u32,
             Self::Node => 2,
+            Self::Caller => 3,
+            Self::Provider => 4,
+            Self::Share => 5,
+        }
+    }
+
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Endpoint(role) => role_label(role),
+            Self::Node => "node",
+            Self::Caller => "caller",
+            Self::Provider => "provider",
+            Self::Share => "subscriber",
         }
     }
 
@@ -105,6 +119,9 @@ impl Whose {
             Self::Endpoint(Role::Publisher),
             Self::Endpoint(Role::Subscriber),
             Self::Node,
+            Self::Caller,
+            Self::Provider,
+            Self::Share,
         ];
         all.into_iter().find(|whose| whose.number() == number)
     }
@@ -126,7 +143,7 @@ pub(crate) struct Metric {
     /// A label of its own, and what it says.
     pub(crate) label: Option<(&'static str, &'static str)>,
     pub(crate) counter: Counter,
-    /// Whose it is; both roles' if it is nobody's alone.
+    /// Whose it is; both endpoints' if it is nobody's alone.
     whose: Option<Whose>,
 }
 
@@ -175,14 +192,37 @@ impl Metric {
         }
     }
 
+    const fn calls(outcome: &'static str, counter: Counter) -> Self {
+        Self {
+            label: Some(("outcome", outcome)),
+            whose: Some(Whose::Caller),
+            ..Self::counter("shmesh_calls_total", counter, "Calls made, by outcome")
+        }
+    }
+
+    const fn requests(outcome: &'static str, counter: Counter) -> Self {
+        Self {
+            label: Some(("outcome", outcome)),
+            whose: Some(Whose::Provider),
+            ..Self::counter(
+                "shmesh_requests_total",
+                counter,
+                "Requests served, by outcome",
+            )
+        }
+    }
+
     /// True if those have it.
     pub(crate) fn is_of(&self, whose: Whose) -> bool {
-        self.whose.map_or(whose != Whose::Node, |its| its == whose)
+        match self.whose {
+            Some(its) => its == whose,
+            None => matches!(whose, Whose::Endpoint(_)),
+        }
     }
 }
 
 /// All, those of one name together.
-pub(crate) const METRICS: [Metric; Counter::ALL.len()] = [
+pub(crate) const METRICS: [Metric; 37] = [
     Metric::counter(
         "shmesh_messages_total",
         Counter::Messages,
@@ -242,6 +282,46 @@ pub(crate) const METRICS: [Metric; Counter::ALL.len()] = [
     .of(Role::Subscriber),
     Metric::reconnects("peer", Counter::PeersFoundAgain),
     Metric::reconnects("coordinator", Counter::CoordinatorFoundAgain),
+    Metric::calls("ok", Counter::CallsOk),
+    Metric::calls("failed", Counter::CallsFailed),
+    Metric::calls("panicked", Counter::CallsPanicked),
+    Metric::calls("invalid", Counter::CallsInvalid),
+    Metric::calls("overloaded", Counter::CallsOverloaded),
+    Metric::calls("closing", Counter::CallsClosing),
+    Metric::calls("timeout", Counter::CallsTimeout),
+    Metric::calls("provider_lost", Counter::CallsProviderLost),
+    Metric::calls("no_provider", Counter::CallsNoProvider),
+    Metric::calls("no_such_node", Counter::CallsNoSuchNode),
+    Metric::calls("type_mismatch", Counter::CallsTypeMismatch),
+    Metric::calls("too_many", Counter::CallsTooMany),
+    Metric::calls("cancelled", Counter::CallsCancelled),
+    Metric::calls("closed", Counter::CallsClosed),
+    Metric::calls("other", Counter::CallsOther),
+    Metric::requests("ok", Counter::CallsOk),
+    Metric::requests("failed", Counter::CallsFailed),
+    Metric::requests("panicked", Counter::CallsPanicked),
+    Metric::requests("overloaded", Counter::CallsOverloaded),
+    Metric::requests("closing", Counter::CallsClosing),
+    Metric::requests("cancelled", Counter::CallsCancelled),
+];
+
+/// The histograms of status pages: whose they are, and what they say.
+pub(crate) const HISTOGRAMS: [(&str, Whose, &str); 3] = [
+    (
+        "shmesh_latency_seconds",
+        Whose::Endpoint(Role::Subscriber),
+        "Time from sending to receiving a message, of a sample of them",
+    ),
+    (
+        "shmesh_call_seconds",
+        Whose::Caller,
+        "Time from the start of a call to its reply, of a sample of them",
+    ),
+    (
+        "shmesh_request_seconds",
+        Whose::Provider,
+        "Time from taking a request to answering it, of a sample of them",
+    ),
 ];
 
 /// A role as a label.
@@ -259,7 +339,9 @@ mod tests {
     #[test]
     fn every_counter_has_its_metric_and_those_of_one_name_are_together() {
         for counter in Counter::ALL {
-            let has_it = METRICS.iter().filter(|metric| metric.counter == counter);
+            let of_callers = |metric: &&Metric| metric.whose != Some(Whose::Provider);
+            let all = METRICS.iter().filter(of_callers);
+            let has_it = all.filter(|metric| metric.counter == counter);
             assert_eq!(has_it.count(), 1, "{counter:?}");
         }
         let mut names: Vec<_> = METRICS.iter().map(|metric| metric.name).collect();

@@ -405,9 +405,15 @@ impl NodeShared {
         });
     }
 
-    fn counters(&self, role: Role, endpoint: u32, topic: &str) -> Counters {
-        let whose = Whose::Endpoint(role);
+    pub(crate) fn counters(&self, whose: Whose, endpoint: u32, topic: &str) -> Counters {
         counters(self.status.as_ref(), whose, endpoint, topic)
+    }
+
+    /// Counters for what a subscription takes of one of its topics, while that leaves enough of the
+    /// page for others.
+    pub(crate) fn share(&self, endpoint: u32, topic: &str) -> Option<Counters> {
+        let page = self.status.as_ref().filter(|page| page.is_half_free())?;
+        page.claim(Whose::Share.number(), endpoint, topic)
     }
 }
 
@@ -585,7 +591,7 @@ impl Node {
             return Err(Error::Closed);
         }
         let id = registry.take_ids(1)?;
-        let counters = Arc::new(shared.counters(Role::Publisher, id, &topic));
+        let counters = Arc::new(shared.counters(Whose::Endpoint(Role::Publisher), id, &topic));
         let endpoint = Endpoint {
             id,
             role: Role::Publisher,

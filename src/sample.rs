@@ -43,8 +43,7 @@ impl<P: Payload> Sample<P> {
     /// have the same while a subscription to several topics listens.
     #[must_use]
     pub fn sent_ns(&self) -> Option<u64> {
-        let is_sent = |ns: &u64| *ns != 0 && ns & ARRIVED == 0;
-        Some(self.received().sent_ns()).filter(is_sent)
+        Some(self.received().sent_ns()).filter(|ns| is_sent(*ns))
     }
 
     /// How long ago it was sent. Reads the clock.
@@ -100,6 +99,13 @@ impl<P: Payload> Sample<Enveloped<P>> {
 
 /// Marks a time in nanoseconds as that of arrival: the publisher's clock is another one.
 pub(crate) const ARRIVED: u64 = 1 << 63;
+
+/// True if a time is that of sending, by a clock that this host shares.
+#[inline(always)]
+pub(crate) const fn is_sent(ns: u64) -> bool {
+    // 0, without a time, comes to be the largest.
+    ns.wrapping_sub(1) < ARRIVED - 1
+}
 
 impl<P: Payload> Deref for Sample<P> {
     type Target = P::View;

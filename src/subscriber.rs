@@ -26,8 +26,9 @@ use crate::endpoint::{Overflow, RxChannel, SubscriberEvent, SubscriberShared};
 use crate::error::{Error, RecvError};
 use crate::id::NodeId;
 use crate::message::{InvalidPayload, Payload, Validation};
+use crate::metrics::Stride;
 use crate::node::{Node, SubscriberSetup};
-use crate::sample::Sample;
+use crate::sample::{Sample, is_sent};
 use crate::wait::{AsyncBell, Pace, Rhythm};
 
 /// Sets up a [`Subscriber`]; made by [`Node::subscriber`](crate::Node::subscriber).
@@ -107,6 +108,7 @@ impl<P: Payload> SubscriberBuilder<P> {
             validation: self.validation,
             past: Past::default(),
             received: 0,
+            stride: Stride::default(),
             reading: Reading::default(),
             changes: Changes::default(),
             carries: PhantomData,
@@ -172,6 +174,8 @@ pub struct Subscriber<P: Payload> {
     validation: Validation,
     past: Past,
     received: u64,
+    /// Whose latency is measured.
+    stride: Stride,
     reading: Reading,
     changes: Changes,
     carries: PhantomData<fn() -> P>,
@@ -424,6 +428,11 @@ impl<P: Payload> Subscriber<P> {
         Ok(None)
     }
 
+    /// The number of its first endpoint in its node.
+    pub(crate) fn endpoint(&self) -> u32 {
+        self.shared.endpoint.id
+    }
+
     /// A publisher it is connected to, and whether over a network.
     pub(crate) fn any_publisher(&mut self) -> Option<(NodeId, bool)> {
         if self.shared.inbox.is_full() {
@@ -492,8 +501,14 @@ impl<P: Payload> Subscriber<P> {
     fn note_lost(&self) -> Past {
         let mut lost = self.past;
         for channel in &self.channels {
-            lost.overwritten += channel.consumer.overwritten();
-            lost.dropped += channel.consumer.dropped();
+            let (overwritten, dropped) =
+                (channel.consumer.overwritten(), channel.consumer.dropped());
+            lost.overwritten += overwritten;
+            lost.dropped += dropped;
+            if let Some(share) = &channel.share {
+                share.set(Counter::LostOverwritten, overwritten);
+                share.set(Counter::LostDropped, dropped);
+            }
         }
         let counters = &self.shared.counters;
         counters.set(Counter::LostOverwritten, lost.overwritten);
@@ -504,10 +519,13 @@ impl<P: Payload> Subscriber<P> {
     /// Counts what was received, and finds its value.
     #[inline(always)]
     fn finish(&mut self, idx: usize, received: Received) -> Result<Sample<P>, RecvError> {
-        let counters = &self.shared.counters;
         if received.lost() > 0 {
             self.note_lost();
         }
+        if self.stride.is_due(self.received) && is_sent(received.sent_ns()) {
+            self.measure(idx, received.sent_ns());
+        }
+        let counters = &self.shared.counters;
         counters.add(Counter::Bytes, received.len() as u64);
         let sequence = received.sequence();
         match P::find(received, self.validation) {

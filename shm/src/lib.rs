@@ -8,6 +8,7 @@
 //! | [`arena`] | a publisher's payload memory |
 //! | [`view`] | a received payload and the value found in it |
 //! | [`doorbell`] | parking and waking |
+//! | [`histogram`] | how long things took, counted by size |
 //! | [`status`] | memory with a name: a node's page of counters |
 //! | [`mod@reference`] | a bare cache line, to measure against |
 //!
@@ -42,6 +43,9 @@ pub use view::{Trusted, View};
 pub mod doorbell;
 mod park;
 pub use doorbell::{BellPage, Event, Fencing, Parker, PeerBellPage, Ringer, register_membarrier};
+
+pub mod histogram;
+pub use histogram::Histogram;
 
 pub mod status;
 pub use status::{Counter, Counters, StatusPage, StatusReader};

@@ -43,7 +43,24 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps the first `len` bytes of `fd`, all pages present.
     pub(crate) fn new(fd: BorrowedFd<'_>, len: usize, access: ProtFlags) -> Result<Self, ShmError> {
-        let flags = MapFlags::SHARED | MapFlags::POPULATE;
+        Self::with(fd, len, access, MapFlags::SHARED | MapFlags::POPULATE)
+    }
+
+    /// The same, without touching any page: those that the file has not got stay away.
+    pub(crate) fn sparse(
+        fd: BorrowedFd<'_>,
+        len: usize,
+        access: ProtFlags,
+    ) -> Result<Self, ShmError> {
+        Self::with(fd, len, access, MapFlags::SHARED)
+    }
+
+    fn with(
+        fd: BorrowedFd<'_>,
+        len: usize,
+        access: ProtFlags,
+        flags: MapFlags,
+    ) -> Result<Self, ShmError> {
         // SAFETY: a new mapping at an address the kernel chooses touches no other memory.
         let mapped = unsafe { rustix::mm::mmap(core::ptr::null_mut(), len, access, flags, fd, 0) };
         let ptr = mapped.map_err(|errno| ShmError::os("map shared memory", errno, len))?;

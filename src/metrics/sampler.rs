@@ -10,7 +10,7 @@ use std::sync::Arc;
 use metrics::{Key, KeyName, Label, Level, Metadata, Unit};
 use shmesh_shm::{Counter, Counters};
 
-use super::calls::{CALLS, SECONDS};
+use super::recorder::SECONDS;
 use super::{Kind, METRICS, Metric, Whose, role_label};
 use crate::endpoint::{SubscriberShared, lock};
 use crate::node::NodeShared;
@@ -124,7 +124,10 @@ fn record(metric: &Metric, mut labels: Vec<Label>, value: u64) {
 /// wants the texts in its output.
 pub fn describe() {
     metrics::with_recorder(|recorder| {
-        for metric in METRICS {
+        let told = METRICS
+            .iter()
+            .filter(|metric| !metric.is_of(Whose::Provider));
+        for metric in told {
             let is_bytes = matches!(metric.counter, Counter::Bytes | Counter::ArenaBytes);
             let unit = Some(if is_bytes { Unit::Bytes } else { Unit::Count });
             let (name, help) = (KeyName::from_const_str(metric.name), metric.help.into());
@@ -133,8 +136,6 @@ pub fn describe() {
                 Kind::Gauge => recorder.describe_gauge(name, unit, help),
             }
         }
-        let name = KeyName::from_const_str(CALLS);
-        recorder.describe_counter(name, Some(Unit::Count), "Calls made, by outcome".into());
         let help = "Time from the start of a call to its reply";
         let name = KeyName::from_const_str(SECONDS);
         recorder.describe_histogram(name, Some(Unit::Seconds), help.into());

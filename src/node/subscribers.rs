@@ -13,6 +13,7 @@ use crate::endpoint::{Inbox, Overflow, SubscriberShared, lock};
 use crate::error::Error;
 use crate::events::Watch;
 use crate::limits::{DEPTH_MAX, HELD_MAX};
+use crate::metrics::Whose;
 use crate::name;
 use crate::topology::{Endpoint, Role, TopicType};
 
@@ -66,7 +67,8 @@ impl Node {
             })
             .collect();
         let endpoint = also.remove(0);
-        let counters = Arc::new(shared.counters(Role::Subscriber, first, &endpoint.topic));
+        let whose = Whose::Endpoint(Role::Subscriber);
+        let counters = Arc::new(shared.counters(whose, first, &endpoint.topic));
         let subscriber = Arc::new(SubscriberShared {
             endpoint,
             also,

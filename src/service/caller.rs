@@ -14,7 +14,7 @@ use crate::error::{Error, RecvError};
 use crate::id::NodeId;
 use crate::limits::{CALLS_MAX, HELD_DEFAULT};
 use crate::message::{Body, Enveloped, Payload};
-use crate::metrics::CallMeter;
+use crate::metrics::{Began, CallMeter};
 use crate::node::Node;
 use crate::publisher::{ArchiveWriter, Publisher};
 use crate::sample::Sample;
@@ -55,6 +55,7 @@ pub(crate) struct Call {
     /// When it is given up.
     until: Instant,
     timeout: Duration,
+    pub(crate) began: Began,
 }
 
 impl Call {
@@ -131,7 +132,7 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
         let seed = node.id().0 as u64;
         Ok(Self {
             groups: Groups::new(balance, false, seed),
-            meter: CallMeter::new(&node, &service),
+            meter: CallMeter::new(&node, replies.endpoint(), &service),
             node,
             service,
             requests,
@@ -348,6 +349,7 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
             },
             provider.node,
         );
+        let began = self.meter.begin();
         if let Err(error) = self.send(idx, head, request) {
             self.free.push(place);
             return Err(error);
@@ -359,6 +361,7 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
             provider: node,
             until: Instant::now() + self.timeout,
             timeout: self.timeout,
+            began,
         });
         Ok(id)
     }

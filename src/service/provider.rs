@@ -6,6 +6,8 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::time::Duration;
 
+use shmesh_shm::Counter;
+
 use super::serving::{Serving, Settings};
 use super::{Head, Kind, REPLIES, REQUESTS, RING_DEPTH_MIN};
 use crate::endpoint::{ChannelKey, Overflow};
@@ -13,6 +15,7 @@ use crate::error::{Error, RecvError};
 use crate::id::NodeId;
 use crate::limits::{CALLS_MAX, FAILURE_BYTES_MAX, HANDLERS_DEFAULT, PENDING_DEFAULT};
 use crate::message::{Body, Enveloped, Payload, Validation};
+use crate::metrics::{Began, RequestMeter};
 use crate::node::Node;
 use crate::publisher::{ArchiveWriter, Publisher};
 use crate::sample::Sample;
@@ -89,6 +92,7 @@ impl<Q: Payload, R: Body> ProviderBuilder<Q, R> {
         let mut requests = requests.max_held(held_max).build()?;
         requests.report_changes();
         Ok(Provider {
+            meter: RequestMeter::new(&self.node, requests.endpoint(), &self.service),
             node: self.node,
             service: self.service,
             requests,
@@ -137,6 +141,7 @@ pub struct Request<Q: Payload> {
     sample: Sample<Q>,
     pub(super) head: Head,
     pub(super) caller: NodeId,
+    began: Began,
 }
 
 impl<Q: Payload> Request<Q> {
@@ -163,6 +168,7 @@ impl<Q: Payload> Request<Q> {
         Address {
             head: self.head,
             caller: self.caller,
+            began: self.began,
         }
     }
 }
@@ -188,6 +194,7 @@ impl<Q: Payload> fmt::Debug for Request<Q> {
 pub(super) struct Address {
     pub(super) head: Head,
     pub(super) caller: NodeId,
+    began: Began,
 }
 
 /// What a provider takes from its ring.
@@ -213,6 +220,7 @@ pub struct Provider<Q: Payload, R: Body> {
     pub(super) settings: Settings,
     guess: usize,
     pub(super) stats: ProviderStats,
+    meter: RequestMeter,
 }
 
 impl<Q: Payload, R: Body> Provider<Q, R> {
@@ -344,15 +352,22 @@ impl<Q: Payload, R: Body> Provider<Q, R> {
             return Some(Taken::Cancelled { caller, call });
         }
         self.stats.requests += 1;
+        let began = self.meter.begin();
         match Q::find(received, Validation::InPlace) {
             Ok(held) => Some(Taken::Request(Request {
                 sample: Sample { held },
                 head,
                 caller,
+                began,
             })),
             Err(invalid) => {
                 let message = format!("invalid request: {}", invalid.0);
-                self.answer_failed(Address { head, caller }, Kind::Failed, &message);
+                let address = Address {
+                    head,
+                    caller,
+                    began,
+                };
+                self.answer_failed(address, Kind::Failed, &message);
                 None
             }
         }
@@ -374,7 +389,7 @@ impl<Q: Payload, R: Body> Provider<Q, R> {
 
     pub(super) fn answer(&mut self, to: Address, value: &R::In) -> Result<(), Error> {
         if to.head.kind != Kind::Call {
-            self.stats.done += 1;
+            self.note_done(to);
             return Ok(());
         }
         let outbox = &mut self.replies.outbox;
@@ -393,16 +408,31 @@ impl<Q: Payload, R: Body> Provider<Q, R> {
         };
         self.guess = draft.bytes().len();
         outbox.send_to(|key| *key == to.key(), draft);
-        self.stats.done += 1;
+        self.note_done(to);
         Ok(())
     }
 
+    #[inline]
+    fn note_done(&mut self, to: Address) {
+        self.stats.done += 1;
+        self.meter.answered(Counter::CallsOk, to.began);
+    }
+
+    /// So many requests were given up, because nobody waits or the node closes.
+    pub(super) fn note_cancelled(&mut self, count: u64) {
+        self.stats.cancelled += count;
+        self.meter.cancelled(count);
+    }
+
     pub(super) fn answer_failed(&mut self, to: Address, kind: Kind, message: &str) {
-        match kind {
-            Kind::Overloaded => self.stats.overloaded += 1,
-            Kind::Closing => self.stats.refused += 1,
-            _ => self.stats.failed += 1,
-        }
+        let (stat, outcome) = match kind {
+            Kind::Overloaded => (&mut self.stats.overloaded, Counter::CallsOverloaded),
+            Kind::Closing => (&mut self.stats.refused, Counter::CallsClosing),
+            Kind::Panicked => (&mut self.stats.failed, Counter::CallsPanicked),
+            _ => (&mut self.stats.failed, Counter::CallsFailed),
+        };
+        *stat += 1;
+        self.meter.answered(outcome, to.began);
         if to.head.kind != Kind::Call {
             return;
         }

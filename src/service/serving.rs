@@ -159,7 +159,7 @@ where
                 () = &mut overdue, if is_draining => {
                     let left = self.running.len() + self.pending.len();
                     control.reports.note_cut_off(left);
-                    self.provider.stats.cancelled += left as u64;
+                    self.provider.note_cancelled(left as u64);
                     self.turn_away_the_last();
                     return Outcome::Stopped;
                 }
@@ -249,7 +249,7 @@ where
             // Aborted.
             Err(error) => {
                 self.known.remove(&error.id());
-                self.provider.stats.cancelled += 1;
+                self.provider.note_cancelled(1);
                 return self.start_pending();
             }
         };
@@ -305,7 +305,8 @@ where
         let before = self.pending.len();
         self.pending
             .retain(|request| !is_it(&request.return_address()));
-        self.provider.stats.cancelled += (before - self.pending.len()) as u64;
+        let given_up = before - self.pending.len();
+        self.provider.note_cancelled(given_up as u64);
     }
 
     /// Callers came or went.

@@ -176,6 +176,18 @@ impl<P: Payload> Subscriber<P> {
         }
     }
 
+    /// Notes how long a message has been on its way.
+    #[cold]
+    pub(super) fn measure(&mut self, idx: usize, sent_ns: u64) {
+        let now_ns = monotonic_ns();
+        self.stride.measured(self.received, now_ns);
+        let latency_ns = now_ns.saturating_sub(sent_ns);
+        self.shared.counters.record(latency_ns);
+        if let Some(share) = &self.channels[idx].share {
+            share.record(latency_ns);
+        }
+    }
+
     /// A message that counted as received is passed over.
     fn skip(&mut self) {
         self.received -= 1;
@@ -187,7 +199,12 @@ impl<P: Payload> Subscriber<P> {
 
     /// Takes in a channel. One that follows an older one of its publisher, whose link is gone,
     /// waits until that is read to its end: messages stay in order.
-    pub(super) fn admit(&mut self, channel: RxChannel) {
+    pub(super) fn admit(&mut self, mut channel: RxChannel) {
+        if self.merged.is_some() {
+            let topic = &channel.consumer.origin().topic;
+            let share = self.node.shared().share(self.shared.endpoint.id, topic);
+            channel.share = share.map(Box::new);
+        }
         let origin = channel.consumer.origin();
         let is_older = |known: &RxChannel| known.is_closed && known.consumer.origin() == origin;
         if self.channels.iter().any(is_older) {

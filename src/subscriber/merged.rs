@@ -1,7 +1,7 @@
 //! A subscriber to several topics: the messages of each node in the order in which it sent them,
 //! the nodes in turn.
 
-use shmesh_shm::Received;
+use shmesh_shm::{Counter, Received};
 
 use super::{Subscriber, SubscriberBuilder};
 use crate::endpoint::RxChannel;
@@ -48,6 +48,10 @@ impl<P: Payload> Subscriber<P> {
         match self.next_merged()? {
             Ok((idx, received)) => {
                 self.pace.found();
+                if let Some(share) = &self.channels[idx].share {
+                    share.add(Counter::Messages, 1);
+                    share.add(Counter::Bytes, received.len() as u64);
+                }
                 self.finish(idx, received).map(Some)
             }
             Err(Nothing::There) => {

@@ -54,4 +54,5 @@ mod tidy;
 mod tls;
 mod tools;
 mod top;
+mod top_numbers;
 mod untyped;

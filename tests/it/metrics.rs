@@ -68,7 +68,7 @@ impl Drop for Exporter {
 }
 
 /// The value of the one line that has all of this.
-fn value(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
+pub(crate) fn value(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
     let start = format!("{name}{{");
     let lines = text.lines().filter(|line| line.starts_with(&start));
     let mut lines = lines.filter(|line| labels.iter().all(|label| line.contains(label)));

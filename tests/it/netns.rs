@@ -250,6 +250,93 @@ fn a_slow_cable_costs_what_is_counted() {
     }
 }
 
+/// That command on a host that has a boot and shared memory of its own, too.
+fn apart(host: &str, command: &Command, boot_id: &std::path::Path) -> Command {
+    let mut own = Command::new("sh");
+    let boot = "mount -t tmpfs none /dev/shm \
+        && mount --bind $0 /proc/sys/kernel/random/boot_id && exec \"$@\"";
+    own.args(["-c", boot]).arg(boot_id);
+    own.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        own.env(name, value.unwrap_or_default());
+    }
+    Hosts::on(host, &own)
+}
+
+#[test]
+fn tools_say_of_nodes_of_other_hosts_what_is_known_and_no_more() {
+    let Some(hosts) = Hosts::new() else {
+        return;
+    };
+    let mut server = Command::new(env!("CARGO_BIN_EXE_mesh"));
+    let address = format!("{}.1", hosts.net);
+    server.args(["coordinator", "--json", "--port", "0", "--host", &address]);
+    let server = Server::spawn(&mut Hosts::on(&hosts.near, &server));
+    let dirs = [TempDir::new(), TempDir::new()];
+    let boot_id = dirs[1].path().join("boot_id");
+    std::fs::write(&boot_id, NodeId::random().unwrap().to_string()).unwrap();
+    let far = apart(&hosts.far, &Puppet::command(), &boot_id);
+    let near = Hosts::on(&hosts.near, &Puppet::command());
+    let mut nodes = [("top-far", far), ("top-here", near)].map(|(name, mut command)| {
+        let mut child = Puppet::spawn(&mut command);
+        let dir = &dirs[usize::from(name == "top-far")];
+        let (address, dir) = (&server.address, dir.path().display());
+        assert_eq!(child.ask(&format!("node {name} {address} {dir}")), "ok");
+        child
+    });
+    let [far, near] = &mut nodes;
+    assert_eq!(far.ask("pub top/far 1000000"), "ok");
+    assert_eq!(near.ask("sub top/far keep 16 8"), "ok");
+    assert_eq!(far.ask("heard"), "ok");
+    far.ask("send 5 100");
+    assert_eq!(number(&near.ask("recv 5"), "received"), 5);
+
+    let mesh = |args: &[&str]| {
+        let mut tool = Command::new(env!("CARGO_BIN_EXE_mesh"));
+        let out = Hosts::on(&hosts.near, tool.args(args)).output().unwrap();
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let said = mesh(&[
+        "top",
+        "--json",
+        "--interval",
+        "0.05",
+        "--coordinator",
+        &server.address,
+    ]);
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let all = said["nodes"].as_array().unwrap();
+    let node = |name| all.iter().find(|node| node["node"] == name).unwrap();
+    let (far, near) = (node("top-far"), node("top-here"));
+    assert_eq!(far["state"], "far");
+    assert_eq!(
+        (&far["publishers"], &far["subscribers"]),
+        (&1.into(), &0.into())
+    );
+    for unknown in ["sent", "sent_per_s", "arena_bytes", "latency"] {
+        assert!(far[unknown].is_null(), "{unknown} of {far}");
+    }
+    assert_eq!(far["endpoints"][0]["topic"], "top/far");
+    assert_eq!(
+        (&near["state"], &near["received"]),
+        (&"live".into(), &5.into())
+    );
+    let text = mesh(&["metrics", "--once"]);
+    let its = |line: &&str| line.contains("top/far");
+    let names = text
+        .lines()
+        .filter(its)
+        .filter_map(|line| line.split('{').next());
+    let names: Vec<_> = names.collect();
+    assert!(names.contains(&"shmesh_messages_total"), "{names:?}");
+    let is_time = |name: &&str| name.contains("latency");
+    assert!(
+        !names.iter().any(is_time),
+        "clocks of two hosts say no latency"
+    );
+}
+
 /// Two nodes, both found as said, exchange messages over the network.
 fn must_meet(coordinator: &str, listen: &str, advertise: Option<&str>) {
     let dir = TempDir::new();

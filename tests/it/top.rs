@@ -154,7 +154,7 @@ fn top(args: &[&str]) -> Output {
     Command::new(MESH).arg("top").args(args).output().unwrap()
 }
 
-fn json(args: &[&str]) -> Value {
+pub(crate) fn json(args: &[&str]) -> Value {
     let out = top(&[&["--json", "--interval", "0.05"], args].concat());
     assert_eq!(out.status.code(), Some(0), "{out:?}");
     serde_json::from_slice(&out.stdout).unwrap()
@@ -260,6 +260,56 @@ fn the_smallest_terminals_will_do() {
         screen.press("jj\t\r?x/a\rq");
         assert_eq!(screen.end().0.code(), Some(0), "{columns} x {rows}");
     }
+}
+
+/// Where each text of the last whole screen was put, and how long it is.
+fn placed(shown: &str) -> Vec<(usize, usize, usize)> {
+    let last = shown.rsplit("\u{1b}[2J").next().unwrap_or_default();
+    let mut places = Vec::new();
+    for part in last.split("\u{1b}[").skip(1) {
+        let end = part.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(0);
+        let (numbers, text) = part.split_at(end);
+        let text = &text[text.len().min(1)..];
+        if part[end..].starts_with('H') {
+            let (row, column) = numbers.split_once(';').unwrap_or(("1", "1"));
+            places.push((row.parse().unwrap(), column.parse().unwrap(), text.len()));
+        } else if let Some((.., len)) = places.last_mut() {
+            *len += text.len();
+        }
+    }
+    places
+}
+
+#[test]
+fn a_terminal_that_changes_its_size_is_filled_and_no_more() {
+    let mesh = Mesh::start();
+    let mut loud = mesh.child("top-of-a-long-name");
+    assert_eq!(loud.ask("pub top/of/a/long/name 1000000"), "ok");
+    let mut screen = Screen::start(20, 3, &["--interval", "0.05"]);
+    screen.wait_for("TOPIC");
+    for (columns, rows) in [(200, 50), (1, 1), (20, 3), (3, 20), (80, 24), (20, 3)] {
+        let before = screen.shown.lock().unwrap().len();
+        resize(&screen.master, columns, rows);
+        screen.signal(Signal::WINCH);
+        screen.press("j\tj?x");
+        eventually("it is drawn anew", || {
+            // Twice, so that one of them is whole.
+            screen.signal(Signal::CONT);
+            let text =
+                String::from_utf8_lossy(&screen.shown.lock().unwrap()[before..]).into_owned();
+            let Some((whole, _)) = text.rsplit_once("\u{1b}[2J") else {
+                return false;
+            };
+            let places = placed(whole);
+            let (columns, rows) = (usize::from(columns), usize::from(rows));
+            !places.is_empty()
+                && places
+                    .iter()
+                    .all(|(row, column, len)| *row <= rows && column + len <= columns + 1)
+        });
+    }
+    screen.press("q");
+    assert_eq!(screen.end().0.code(), Some(0));
 }
 
 #[test]

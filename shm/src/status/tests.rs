@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // tests may panic
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use super::*;
 
@@ -24,6 +24,7 @@ fn a_reader_sees_what_the_node_counts() {
     counters.add(Counter::Messages, 2);
     counters.add(Counter::Messages, 3);
     counters.set(Counter::ArenaBytes, 99);
+    counters.record(1_000);
     let reader = StatusReader::open(page.name()).unwrap();
     assert!(reader.is_alive());
     assert_eq!(reader.node(), (node, "camera".to_owned()));
@@ -32,6 +33,8 @@ fn a_reader_sees_what_the_node_counts() {
     assert_eq!((endpoints[0].role, endpoints[0].endpoint), (1, 7));
     assert_eq!(endpoints[0].topic, "image/raw");
     assert_eq!(endpoints[0].value(Counter::Messages), 5);
+    assert_eq!(endpoints[0].latency.sum_ns(), 1_000);
+    assert_eq!(endpoints[0].latency, counters.latency());
     drop(counters);
     assert!(
         reader.endpoints().is_empty(),
@@ -52,6 +55,26 @@ fn full_pages_and_missing_pages_count_privately() {
     let private = Counters::detached();
     private.add(Counter::Bytes, 4);
     assert_eq!(private.value(Counter::Bytes), 4);
+}
+
+#[test]
+fn an_entry_takes_memory_when_it_is_used_and_starts_at_zero_again() {
+    let page = StatusPage::create(unique(), "n").unwrap();
+    let bytes = || page.file.metadata().unwrap().blocks() * 512;
+    let empty = bytes();
+    let one = page.claim(0, 0, "t").unwrap();
+    let with_one = bytes();
+    assert!(empty < with_one, "{empty} {with_one}");
+    one.add(Counter::Messages, 1);
+    one.record(5);
+    drop(one);
+    let again = page.claim(0, 0, "t").unwrap();
+    assert_eq!(again.value(Counter::Messages), 0);
+    assert_eq!(again.latency().count(), 0);
+    let reader = StatusReader::open(page.name()).unwrap();
+    assert_eq!(reader.endpoints().len(), 1);
+    assert_eq!(bytes(), with_one, "who reads it takes none");
+    assert!(with_one * 8 < PAGE_BYTES as u64);
 }
 
 #[test]

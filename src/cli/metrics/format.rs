@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use shmesh_shm::{Counter, StatusReader};
+use shmesh_shm::{Counter, Histogram, StatusReader};
 
-use crate::metrics::{Kind, METRICS, Whose, role_label};
+use crate::metrics::{HISTOGRAMS, Kind, METRICS, Whose};
 use crate::name;
 
 /// What a status page said.
@@ -24,6 +24,7 @@ pub(crate) struct Counted {
     pub(crate) endpoint: u32,
     pub(crate) topic: String,
     pub(crate) counts: [u64; Counter::ALL.len()],
+    pub(crate) latency: Histogram,
 }
 
 impl Page {
@@ -38,6 +39,7 @@ impl Page {
                 endpoint: entry.endpoint,
                 counts: Counter::ALL.map(|counter| entry.value(counter)),
                 topic: entry.topic,
+                latency: entry.latency,
             })
         });
         Some(Self {
@@ -82,20 +84,52 @@ pub(crate) fn text(pages: &[Page]) -> String {
             }
         }
     }
+    for (name, whose, help) in HISTOGRAMS {
+        head(&mut out, name, "histogram", help);
+        for page in pages {
+            let has_it = |counted: &&Counted| counted.whose == whose && counted.latency.count() > 0;
+            for counted in page.entries.iter().filter(has_it) {
+                histogram(&mut out, name, &labels(page, counted), &counted.latency);
+            }
+        }
+    }
     out
+}
+
+/// Doublings from half a microsecond to nine seconds, each as a power of two nanoseconds.
+const EDGES: std::ops::RangeInclusive<u32> = 9..=33;
+
+fn histogram(out: &mut String, name: &str, labels: &str, latency: &Histogram) {
+    let count = latency.count();
+    let edges = EDGES.map(|bits| {
+        let edge = seconds(1 << bits).to_string();
+        (edge, latency.count_below(bits))
+    });
+    let bucket = format!("{name}_bucket");
+    for (edge, below) in edges.chain([("+Inf".into(), count)]) {
+        line(out, &bucket, &format!("{labels},le=\"{edge}\""), below);
+    }
+    let sum = seconds(latency.sum_ns());
+    // Writing into a string does not fail.
+    let _ = writeln!(out, "{name}_sum{{{labels}}} {sum}");
+    line(out, &format!("{name}_count"), labels, count);
+}
+
+#[allow(clippy::cast_precision_loss)] // exact up to 104 days
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
 }
 
 fn labels(page: &Page, counted: &Counted) -> String {
     let mut labels = format!("node=\"{}\",id=\"{:032x}\"", label(&page.node), page.id);
-    if let Whose::Endpoint(role) = counted.whose {
-        let (role, topic) = (role_label(role), label(&counted.topic));
-        let endpoint = counted.endpoint;
-        // Writing into a string does not fail.
-        let _ = write!(
-            labels,
-            ",role=\"{role}\",topic=\"{topic}\",endpoint=\"{endpoint}\""
-        );
-    }
+    let (role, topic) = (counted.whose.label(), label(&counted.topic));
+    let about = match counted.whose {
+        Whose::Node => return labels,
+        Whose::Endpoint(_) | Whose::Share => format!("role=\"{role}\",topic=\"{topic}\""),
+        Whose::Caller | Whose::Provider => format!("service=\"{topic}\""),
+    };
+    // Writing into a string does not fail.
+    let _ = write!(labels, ",{about},endpoint=\"{}\"", counted.endpoint);
     labels
 }
 
@@ -119,6 +153,15 @@ mod tests {
     use super::*;
     use crate::topology::Role;
 
+    /// Times of 1 us and 1 ms.
+    fn latency() -> Histogram {
+        let mut latency = Histogram::default();
+        [1_000, 1_000, 1_000_000]
+            .into_iter()
+            .for_each(|ns| latency.record(ns));
+        latency
+    }
+
     fn counts(first: u64) -> [u64; Counter::ALL.len()] {
         core::array::from_fn(|idx| first + idx as u64)
     }
@@ -136,18 +179,35 @@ mod tests {
                     endpoint: 0,
                     topic: "images/front".into(),
                     counts: counts(10),
+                    latency: Histogram::default(),
                 },
                 Counted {
                     whose: Whose::Node,
                     endpoint: 0,
                     topic: String::new(),
                     counts: counts(40),
+                    latency: Histogram::default(),
                 },
                 Counted {
                     whose: Whose::Endpoint(Role::Subscriber),
                     endpoint: 3,
                     topic: "config".into(),
                     counts: counts(100),
+                    latency: latency(),
+                },
+                Counted {
+                    whose: Whose::Caller,
+                    endpoint: 4,
+                    topic: "add".into(),
+                    counts: counts(200),
+                    latency: latency(),
+                },
+                Counted {
+                    whose: Whose::Provider,
+                    endpoint: 5,
+                    topic: "add".into(),
+                    counts: counts(300),
+                    latency: Histogram::default(),
                 },
             ],
         };
@@ -157,7 +217,12 @@ mod tests {
             pid: 5,
             ..Page::default()
         };
-        assert_eq!(text(&[camera, dead]), include_str!("snapshot.txt"));
+        let found = text(&[camera, dead]);
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/metrics/snapshot.txt");
+        if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+            std::fs::write(path, &found).unwrap();
+        }
+        assert_eq!(found, std::fs::read_to_string(path).unwrap());
     }
 
     #[test]
@@ -175,6 +240,7 @@ mod tests {
             endpoint: 0,
             topic: nasty.into(),
             counts: counts(0),
+            latency: Histogram::default(),
         };
         let page = Page {
             node: nasty.into(),

@@ -38,6 +38,11 @@ In prometheus.yml:
 Messages a second, and those that were lost:
   sum by (topic) (rate(shmesh_messages_total{role=\"publisher\"}[1m]))
   sum by (node, topic, cause) (increase(shmesh_lost_total{role=\"subscriber\"}[5m])) > 0
+Latencies of messages and calls, 99th percentile, of a sample:
+  histogram_quantile(0.99, sum by (topic, le) (rate(shmesh_latency_seconds_bucket[1m])))
+  histogram_quantile(0.99, sum by (service, le) (rate(shmesh_call_seconds_bucket[1m])))
+Calls that failed:
+  sum by (service, outcome) (rate(shmesh_calls_total{outcome!=\"ok\"}[1m])) > 0
 
 Whoever reaches the address can read the names of nodes and topics.
 Ends at Ctrl-C or SIGTERM. Exit codes: 0 ended so, 1 cannot listen, 2 wrong usage.")]

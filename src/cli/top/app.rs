@@ -29,7 +29,7 @@ pub(crate) struct App {
     base: Which,
     /// The row of the base table that is looked into.
     detail: Option<Which>,
-    orders: [Order; 3],
+    orders: [Order; 5],
     pub(crate) filter: String,
     pub(crate) is_typing: bool,
     pub(crate) is_paused: bool,
@@ -79,7 +79,9 @@ impl App {
 
     const fn order_idx(&self) -> usize {
         match (&self.detail, &self.base) {
-            (Some(_), _) => 2,
+            (Some(Which::Service(_)), _) => 4,
+            (Some(_), _) => 3,
+            (None, Which::Services) => 2,
             (None, Which::Nodes) => 1,
             (None, _) => 0,
         }
@@ -109,6 +111,8 @@ impl App {
         let mut title = match self.which() {
             Which::Topics => "topics".into(),
             Which::Nodes => "nodes".into(),
+            Which::Services => "services".into(),
+            Which::Service(service) => format!("service {}", escaped(service)),
             Which::Topic(topic) => format!("topic {}", escaped(topic)),
             Which::Node(id) => nodes.iter().find(|node| node.id == *id).map_or_else(
                 || "node: gone".into(),
@@ -164,7 +168,8 @@ impl App {
                 let idx = self.order_idx();
                 self.orders[idx].is_reversed = !self.orders[idx].is_reversed;
             }
-            KeyCode::Tab | KeyCode::BackTab | KeyCode::Left | KeyCode::Right => self.turn(),
+            KeyCode::Tab | KeyCode::Right => self.turn(1),
+            KeyCode::BackTab | KeyCode::Left => self.turn(BASES.len() - 1),
             KeyCode::Enter => self.look_into(),
             KeyCode::Esc => self.back(),
             code => self.step(code),
@@ -198,12 +203,11 @@ impl App {
         };
     }
 
-    /// To the other table of all.
-    fn turn(&mut self) {
-        self.base = match self.base {
-            Which::Nodes => Which::Topics,
-            _ => Which::Nodes,
-        };
+    /// On to another table of all.
+    fn turn(&mut self, steps: usize) {
+        let at = BASES.iter().position(|base| *base == self.base);
+        let to = (at.unwrap_or_default() + steps) % BASES.len();
+        self.base = BASES[to].clone();
         self.leave(None);
     }
 
@@ -215,6 +219,7 @@ impl App {
         let detail = match &table.rows[idx].key {
             Key::Topic(topic) => Which::Topic(topic.clone()),
             Key::Node(id) => Which::Node(*id),
+            Key::Service(service) => Which::Service(service.clone()),
             Key::Endpoint(..) => return,
         };
         self.leave(None);
@@ -226,6 +231,7 @@ impl App {
         match self.detail.take() {
             Some(Which::Topic(topic)) => self.leave(Some(Key::Topic(topic))),
             Some(Which::Node(id)) => self.leave(Some(Key::Node(id))),
+            Some(Which::Service(service)) => self.leave(Some(Key::Service(service))),
             _ => self.filter.clear(),
         }
     }
@@ -257,3 +263,6 @@ impl App {
         self.selected = Some(table.rows[self.place].key.clone());
     }
 }
+
+/// The tables of all, in the order of Tab.
+const BASES: [Which; 3] = [Which::Topics, Which::Nodes, Which::Services];

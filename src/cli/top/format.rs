@@ -1,5 +1,7 @@
 //! Numbers for people: three digits and a prefix.
 
+use shmesh_shm::Histogram;
+
 /// A rate of what is counted; what happens less than once a second is not nothing.
 pub(crate) fn rate(value: f64) -> String {
     if value > 0.0 && value < 9.95 {
@@ -33,6 +35,27 @@ pub(crate) fn bytes(value: f64) -> String {
     count(value)
 }
 
+/// A time in nanoseconds.
+pub(crate) fn time(ns: f64) -> String {
+    #[allow(clippy::cast_precision_loss)] // a power of two
+    let longest = Histogram::LONGEST_NS as f64;
+    if ns >= longest {
+        return format!(">{:.0}s", longest / 1e9);
+    }
+    let (mut value, mut unit) = (ns, "ns");
+    for larger in ["us", "ms", "s"] {
+        if value >= 999.5 {
+            (value, unit) = (value / 1000.0, larger);
+        }
+    }
+    let digits = match value {
+        value if unit == "ns" || value >= 99.95 => 0,
+        value if value < 9.995 => 2,
+        _ => 1,
+    };
+    format!("{value:.digits$}{unit}")
+}
+
 /// A part of a whole.
 pub(crate) fn percent(value: f64) -> String {
     format!("{:.0}%", (value * 100.0).min(999.0))
@@ -60,6 +83,18 @@ mod tests {
         }
         for (value, expected) in [(0.0, "0"), (0.01, "0.1"), (2.54, "2.5"), (42.0, "42")] {
             assert_eq!(rate(value), expected);
+        }
+        for (value, expected) in [
+            (95.0, "95ns"),
+            (999.6, "1.00us"),
+            (12_340.0, "12.3us"),
+            (123_400.0, "123us"),
+            (5e6, "5.00ms"),
+            (2.5e9, "2.50s"),
+            (60e9, "60.0s"),
+            (1e12, ">69s"),
+        ] {
+            assert_eq!(time(value), expected);
         }
         assert_eq!(percent(0.125), "12%");
         assert_eq!(percent(1e9), "999%");

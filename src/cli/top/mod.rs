@@ -1,4 +1,4 @@
-//! `mesh top`: nodes and topics of this host, live.
+//! `mesh top`: nodes, topics and services of this host, live.
 //!
 //! It reads the status pages and asks no node anything: a node that hangs, or is dead, is seen as
 //! it is, and one that works is not disturbed. Of other hosts it shows what the coordinator knows.
@@ -30,7 +30,7 @@ use super::signals::Ends;
 use super::{Failure, is_colourless, runtime};
 use crate::limits::{TOP_INTERVAL_MS_MAX, TOP_INTERVAL_MS_MIN};
 
-/// Watch nodes and topics of this host and user: rates, losses, fill of rings, memory.
+/// Watch nodes, topics and services of this host and user: rates, latencies, losses, memory.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -40,13 +40,23 @@ Examples:
   mesh top --once | grep camera         print tables, and end
   mesh top --json | jq '.topics[] | select(.lost_per_s > 0)'
                                         what is losing messages now
+  mesh top --json | jq '.services[] | {service, p99: .callers.latency.p99_s}'
+                                        how long calls take
 
-Keys: arrows j k move, Tab topics or nodes, Enter look into one, Esc back, s next order, S reverse,
-/ filter, p pause, q or Ctrl-C quit, ? help.
+Keys: arrows j k move, Tab topics, nodes or services, Enter look into one, Esc back, s next order,
+S reverse, / filter, p pause, q or Ctrl-C quit, ? help.
 
-Columns: LOST is what subscribers of this host lost (a publisher's own count where there is no
+Columns: P50, P99 and MAX are latencies between the two readings: of messages from sending to
+receiving, of calls from their start to the reply; SERVE50 and so on from taking a request to
+answering it. They are measured of all that come slowly, of about a thousand a second of those that
+come faster (one in 256 at least), and are at most a sixteenth off. '-' where nothing was measured,
+publishers do not stamp, or messages come from another host: its clock is another one. Messages of
+a history count with their age.
+LOST is what subscribers of this host lost (a publisher's own count where there is no
 subscriber). FILL is the fullest subscriber: messages that wait, of those there is room for.
 ARENA is payload memory of publishers in bytes, HELD large messages that subscribers keep.
+What a subscription to several topics receives is with each of them, and with its pattern.
+FAILED calls are all but those that were answered or given up by who called.
 States: live, stopped (by a signal), dead (its page is left), far (another host), unseen (this host,
 but another user's or without a page). '-' is not known: rates need two readings.
 

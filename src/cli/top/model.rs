@@ -4,13 +4,18 @@
 //! of the same run of its node; where an entry changed hands in between, there is no rate, rather
 //! than a wrong one.
 
+mod calls;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use shmesh_shm::Counter;
+use shmesh_shm::{Counter, Histogram};
 
+pub(crate) use self::calls::{Calls, outcomes};
 use crate::cli::metrics::{Counted, Page};
-use crate::metrics::Whose;
+use crate::metrics::{Kind, METRICS, Whose};
+use crate::name::is_pattern;
+use crate::service::REQUESTS;
 use crate::topology::{Role, Topology};
 
 /// As many numbers as a status page has for each endpoint.
@@ -42,21 +47,28 @@ impl State {
     }
 }
 
-/// A publisher or subscriber.
+/// A publisher, a subscriber or a share of one; a caller or provider, whose topic is its service.
 #[derive(Clone, Debug)]
 pub(crate) struct EndpointSeen {
     pub(crate) number: u32,
-    pub(crate) role: Role,
+    pub(crate) whose: Whose,
     pub(crate) topic: String,
     /// None for those that only the coordinator knows.
     pub(crate) counts: Option<Counts>,
 }
 
 /// What is counted, and how fast it grows.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Counts {
     values: [u64; COUNTERS],
-    per_second: Option<[f64; COUNTERS]>,
+    grown: Option<Grown>,
+}
+
+/// What came between two readings.
+#[derive(Clone, Debug)]
+struct Grown {
+    per_second: [f64; COUNTERS],
+    latency: Histogram,
 }
 
 impl Counts {
@@ -66,7 +78,14 @@ impl Counts {
 
     /// None at first sight.
     pub(crate) fn per_second(&self, counter: Counter) -> Option<f64> {
-        self.per_second.map(|rates| rates[counter as usize])
+        let grown = self.grown.as_ref()?;
+        Some(grown.per_second[counter as usize])
+    }
+
+    /// The times measured between the two readings, if there were any.
+    pub(crate) fn latency(&self) -> Option<&Histogram> {
+        let grown = self.grown.as_ref()?;
+        Some(&grown.latency).filter(|latency| latency.count() > 0)
     }
 }
 
@@ -87,7 +106,7 @@ pub(crate) struct Seen {
 }
 
 /// Which numbers are compared.
-type Key = (u128, Whose, u32);
+type Key = (u128, Whose, u32, String);
 
 /// Readings become what is seen.
 #[derive(Debug, Default)]
@@ -104,23 +123,25 @@ impl Model {
         let mut nodes = Vec::new();
         for (page, state) in pages {
             let mut endpoints = Vec::new();
-            for counted in page.entries {
-                let Whose::Endpoint(role) = counted.whose else {
-                    continue;
-                };
-                let key = (page.id, counted.whose, counted.endpoint);
+            for counted in shares_joined(page.entries) {
+                let key = (
+                    page.id,
+                    counted.whose,
+                    counted.endpoint,
+                    counted.topic.clone(),
+                );
                 let before = self.last.get(&key);
-                let per_second = match (before, elapsed) {
-                    (Some(before), Some(elapsed)) => rates(before, &counted, elapsed),
+                let grown = match (before, elapsed) {
+                    (Some(before), Some(elapsed)) => grown(before, &counted, elapsed),
                     _ => None,
                 };
                 let counts = Counts {
                     values: counted.counts,
-                    per_second,
+                    grown,
                 };
                 endpoints.push(EndpointSeen {
                     number: counted.endpoint,
-                    role,
+                    whose: counted.whose,
                     topic: counted.topic.clone(),
                     counts: Some(counts),
                 });
@@ -140,37 +161,53 @@ impl Model {
     }
 }
 
-/// None if they are not of the same endpoint, or no time went by.
-fn rates(before: &Counted, after: &Counted, elapsed: Duration) -> Option<[f64; COUNTERS]> {
-    let is_same = before.topic == after.topic && !went_back(before, after);
+/// The entries of endpoints; the shares of several publishers of a topic become one.
+fn shares_joined(entries: Vec<Counted>) -> Vec<Counted> {
+    let mut joined: Vec<Counted> = Vec::new();
+    for counted in entries {
+        let is_its = |known: &&mut Counted| {
+            let of = |it: &Counted| (it.whose, it.endpoint);
+            of(known) == of(&counted) && known.topic == counted.topic
+        };
+        match counted.whose {
+            Whose::Node => {}
+            Whose::Share => match joined.iter_mut().find(is_its) {
+                Some(known) => {
+                    for (sum, more) in known.counts.iter_mut().zip(counted.counts) {
+                        *sum = sum.saturating_add(more);
+                    }
+                    known.latency.merge(&counted.latency);
+                }
+                None => joined.push(counted),
+            },
+            _ => joined.push(counted),
+        }
+    }
+    joined
+}
+
+/// None if a count went back, so that they are not of the same endpoint, or no time went by.
+fn grown(before: &Counted, after: &Counted, elapsed: Duration) -> Option<Grown> {
     let seconds = elapsed.as_secs_f64();
-    (is_same && seconds > 0.0).then(|| {
-        core::array::from_fn(|idx| {
-            let more = after.counts[idx].saturating_sub(before.counts[idx]);
-            #[allow(clippy::cast_precision_loss)] // for people
-            let more = more as f64;
-            more / seconds
-        })
+    if went_back(before, after) || seconds <= 0.0 {
+        return None;
+    }
+    let per_second = core::array::from_fn(|idx| {
+        let more = after.counts[idx].saturating_sub(before.counts[idx]);
+        #[allow(clippy::cast_precision_loss)] // for people
+        let more = more as f64;
+        more / seconds
+    });
+    Some(Grown {
+        per_second,
+        latency: after.latency.since(&before.latency)?,
     })
 }
 
 fn went_back(before: &Counted, after: &Counted) -> bool {
-    const GROWING: [Counter; 9] = [
-        Counter::Messages,
-        Counter::Bytes,
-        Counter::LostOverwritten,
-        Counter::LostDropped,
-        Counter::LostInvalid,
-        Counter::LostExpired,
-        Counter::Skipped,
-        Counter::WakeUps,
-        Counter::Parkings,
-    ];
-    let is_less = |counter: &Counter| {
-        let idx = *counter as usize;
-        after.counts[idx] < before.counts[idx]
-    };
-    GROWING.iter().any(is_less)
+    let growing = METRICS.iter().filter(|metric| metric.kind == Kind::Counter);
+    let mut growing = growing.map(|metric| metric.counter as usize);
+    growing.any(|idx| after.counts[idx] < before.counts[idx])
 }
 
 impl Seen {
@@ -181,11 +218,21 @@ impl Seen {
             if is_known {
                 continue;
             }
-            let endpoints = topology.endpoints(info.id).map(|endpoint| EndpointSeen {
-                number: endpoint.id,
-                role: endpoint.role,
-                topic: endpoint.topic.clone(),
-                counts: None,
+            let endpoints = topology.endpoints(info.id).flat_map(|endpoint| {
+                let of = |whose, topic: &str| EndpointSeen {
+                    number: endpoint.id,
+                    whose,
+                    topic: topic.to_owned(),
+                    counts: None,
+                };
+                let requests = endpoint.topic.strip_prefix(REQUESTS);
+                let end = requests.map(|service| match endpoint.role {
+                    Role::Publisher => of(Whose::Caller, service),
+                    Role::Subscriber => of(Whose::Provider, service),
+                });
+                [of(Whose::Endpoint(endpoint.role), &endpoint.topic)]
+                    .into_iter()
+                    .chain(end)
             });
             self.nodes.push(NodeSeen {
                 id: info.id.0,
@@ -201,16 +248,62 @@ impl Seen {
         }
     }
 
-    /// The endpoints of each topic, with their nodes.
+    /// The endpoints of each topic, with their nodes. What a subscription to several topics took is
+    /// with each of them; the subscription itself is only with its pattern.
     pub(crate) fn topics(&self) -> BTreeMap<&str, Vec<(&NodeSeen, &EndpointSeen)>> {
-        let mut topics: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+        self.by_name(|node, endpoint| match endpoint.whose {
+            Whose::Share => true,
+            Whose::Endpoint(Role::Publisher) => true,
+            Whose::Endpoint(Role::Subscriber) => {
+                is_pattern(&endpoint.topic) || !node.has_shares(endpoint.number)
+            }
+            Whose::Node | Whose::Caller | Whose::Provider => false,
+        })
+    }
+
+    /// The callers and providers of each service, with their nodes.
+    pub(crate) fn services(&self) -> BTreeMap<&str, Vec<(&NodeSeen, &EndpointSeen)>> {
+        self.by_name(|_, endpoint| endpoint.is_of_service())
+    }
+
+    fn by_name(
+        &self,
+        is_wanted: impl Fn(&NodeSeen, &EndpointSeen) -> bool,
+    ) -> BTreeMap<&str, Vec<(&NodeSeen, &EndpointSeen)>> {
+        let mut found: BTreeMap<&str, Vec<_>> = BTreeMap::new();
         for node in &self.nodes {
             for endpoint in &node.endpoints {
-                let place = topics.entry(&endpoint.topic).or_default();
-                place.push((node, endpoint));
+                if is_wanted(node, endpoint) {
+                    let place = found.entry(&endpoint.topic).or_default();
+                    place.push((node, endpoint));
+                }
             }
         }
-        topics
+        found
+    }
+}
+
+impl NodeSeen {
+    /// Without the shares, which are in their subscriptions.
+    pub(crate) fn own_endpoints(&self) -> impl Iterator<Item = &EndpointSeen> {
+        let all = self.endpoints.iter();
+        all.filter(|endpoint| endpoint.whose != Whose::Share)
+    }
+
+    /// True if that subscription has shares, which say of its topics what it does not.
+    fn has_shares(&self, number: u32) -> bool {
+        let is_its = |it: &EndpointSeen| it.whose == Whose::Share && it.number == number;
+        self.endpoints.iter().any(is_its)
+    }
+}
+
+impl EndpointSeen {
+    const fn subscribes(&self) -> bool {
+        matches!(self.whose, Whose::Endpoint(Role::Subscriber) | Whose::Share)
+    }
+
+    pub(crate) const fn is_of_service(&self) -> bool {
+        matches!(self.whose, Whose::Caller | Whose::Provider)
     }
 }
 
@@ -223,7 +316,7 @@ pub(crate) const CAUSES: [(&str, Counter); 4] = [
 ];
 
 /// The numbers of several endpoints as one.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Sum {
     pub(crate) publishers: usize,
     pub(crate) subscribers: usize,
@@ -244,12 +337,19 @@ pub(crate) struct Sum {
     pub(crate) held: u64,
     pub(crate) wake_rate: Option<f64>,
     pub(crate) park_rate: Option<f64>,
+    /// From sending to receiving, of all subscribers.
+    pub(crate) latency: Option<Histogram>,
     /// False if nothing of it is counted here.
     pub(crate) is_counted: bool,
 }
 
 impl Sum {
-    /// All of a node, or one endpoint.
+    /// All of a node. Shares are in their subscriptions.
+    pub(crate) fn of_node(node: &NodeSeen) -> Self {
+        Self::of(node.own_endpoints())
+    }
+
+    /// Of one endpoint, or several.
     pub(crate) fn of<'a>(endpoints: impl IntoIterator<Item = &'a EndpointSeen>) -> Self {
         let mut sum = Self::default();
         for endpoint in endpoints {
@@ -262,19 +362,24 @@ impl Sum {
     /// word counts only where no subscriber is seen.
     pub(crate) fn of_topic(endpoints: &[(&NodeSeen, &EndpointSeen)]) -> Self {
         let is_seen = |(_, endpoint): &(&NodeSeen, &EndpointSeen)| {
-            endpoint.role == Role::Subscriber && endpoint.counts.is_some()
+            endpoint.subscribes() && endpoint.counts.is_some()
         };
         let has_subscriber = endpoints.iter().any(is_seen);
         let mut sum = Self::default();
         for (_, endpoint) in endpoints {
-            let is_missed_here = endpoint.role == Role::Subscriber || !has_subscriber;
+            let is_missed_here = endpoint.subscribes() || !has_subscriber;
             sum.add(endpoint, is_missed_here);
         }
         sum
     }
 
     fn add(&mut self, endpoint: &EndpointSeen, with_losses: bool) {
-        match endpoint.role {
+        let role = match endpoint.whose {
+            Whose::Endpoint(role) => role,
+            Whose::Share => Role::Subscriber,
+            Whose::Node | Whose::Caller | Whose::Provider => return,
+        };
+        match role {
             Role::Publisher => self.publishers += 1,
             Role::Subscriber => self.subscribers += 1,
         }
@@ -284,7 +389,7 @@ impl Sum {
         self.is_counted = true;
         let (value, rate) = (|c| counts.value(c), |c| counts.per_second(c));
         let (messages, bytes) = (Counter::Messages, Counter::Bytes);
-        match endpoint.role {
+        match role {
             Role::Publisher => {
                 self.sent = self.sent.saturating_add(value(messages));
                 self.sent_bytes = self.sent_bytes.saturating_add(value(bytes));
@@ -302,6 +407,7 @@ impl Sum {
                 self.held = self.held.saturating_add(value(Counter::Held));
                 let fill = fill(value(Counter::Unread), value(Counter::Room));
                 self.fill = self.fill.into_iter().chain(fill).reduce(f64::max);
+                merge(&mut self.latency, counts.latency());
             }
         }
         if with_losses {
@@ -323,6 +429,13 @@ impl Sum {
 fn more(sum: &mut Option<f64>, rate: Option<f64>) {
     if let Some(rate) = rate {
         *sum = Some(sum.unwrap_or(0.0) + rate);
+    }
+}
+
+/// All times of both.
+fn merge(sum: &mut Option<Histogram>, more: Option<&Histogram>) {
+    if let Some(more) = more {
+        sum.get_or_insert_default().merge(more);
     }
 }
 

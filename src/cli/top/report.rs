@@ -1,18 +1,21 @@
 //! What is seen, printed once: tables for people, a document for programs.
 
 use serde_json::{Value, json};
-use shmesh_shm::Counter;
+use shmesh_shm::{Counter, Histogram};
 
-use super::model::{CAUSES, EndpointSeen, NodeSeen, Seen, Sum};
+use super::model::{CAUSES, Calls, EndpointSeen, NodeSeen, Seen, Sum, outcomes};
 use super::table::{Table, Which, is_word, placed};
-use crate::metrics::role_label;
+use crate::metrics::Whose;
 use crate::name::escaped;
 
-/// Both tables of all, as wide as they are.
+/// The tables of all, as wide as they are.
 pub(crate) fn text(seen: &Seen, coordinator: &str) -> String {
     let mut out = String::new();
-    for which in [Which::Nodes, Which::Topics] {
+    for which in [Which::Nodes, Which::Topics, Which::Services] {
         let mut table = Table::of(seen, &which);
+        if which == Which::Services && table.rows.is_empty() {
+            continue;
+        }
         table.sort(0, false);
         let widths = table.widths(usize::from(u16::MAX));
         let mut put = |cells: &mut dyn Iterator<Item = &str>| {
@@ -27,11 +30,9 @@ pub(crate) fn text(seen: &Seen, coordinator: &str) -> String {
         for row in &table.rows {
             put(&mut row.cells.iter().map(|cell| cell.text.as_str()));
         }
-        if which == Which::Nodes {
-            out.push('\n');
-        }
+        out.push('\n');
     }
-    out.push_str(&format!("\n{coordinator}\n"));
+    out.push_str(&format!("{coordinator}\n"));
     out
 }
 
@@ -44,15 +45,25 @@ pub(crate) fn document(seen: &Seen, coordinator: &str) -> Value {
         said["topic"] = escaped(topic).into();
         said
     });
+    let services = seen.services();
+    let services = services.iter().map(|(service, ends)| {
+        let of = |whose| calls(whose, ends.iter().map(|(_, end)| *end));
+        json!({
+            "service": escaped(service),
+            "callers": of(Whose::Caller),
+            "providers": of(Whose::Provider),
+        })
+    });
     json!({
         "nodes": nodes.collect::<Vec<_>>(),
         "topics": topics.collect::<Vec<_>>(),
+        "services": services.collect::<Vec<_>>(),
         "coordinator": coordinator,
     })
 }
 
 fn node(node: &NodeSeen) -> Value {
-    let mut said = sums(&Sum::of(&node.endpoints));
+    let mut said = sums(&Sum::of_node(node));
     said["node"] = escaped(&node.name).into();
     said["id"] = format!("{:032x}", node.id).into();
     said["pid"] = node.pid.into();
@@ -76,11 +87,40 @@ fn sums(sum: &Sum) -> Value {
         "received_bytes_per_s": sum.received_bytes_rate,
         "lost": lost(|idx| known(sum.lost[idx])),
         "lost_per_s": sum.lost_rate,
+        "latency": latency(sum.latency.as_ref()),
         "fill": sum.fill,
         "arena_bytes": known(sum.arena_bytes),
         "held": known(sum.held),
         "wake_ups_per_s": sum.wake_rate,
         "parkings_per_s": sum.park_rate,
+    })
+}
+
+/// Of the times measured between the readings; null without any.
+fn latency(latency: Option<&Histogram>) -> Value {
+    let Some(latency) = latency else {
+        return Value::Null;
+    };
+    #[allow(clippy::cast_precision_loss)] // at most a minute
+    let seconds = |part| latency.quantile(part).map(|ns| ns as f64 / 1e9);
+    json!({
+        "measured": latency.count(),
+        "p50_s": seconds(0.5),
+        "p99_s": seconds(0.99),
+        "max_s": seconds(1.0),
+    })
+}
+
+/// Of the callers or the providers among those.
+fn calls<'a>(whose: Whose, ends: impl IntoIterator<Item = &'a EndpointSeen>) -> Value {
+    let calls = Calls::of(whose, ends);
+    let ended = outcomes(whose).map(|(name, outcome)| (name, calls.ended(outcome)));
+    json!({
+        "count": calls.count,
+        "calls_per_s": calls.rate,
+        "failed_per_s": calls.failed_rate,
+        "ended": ended.collect::<std::collections::BTreeMap<_, _>>(),
+        "latency": latency(calls.latency.as_ref()),
     })
 }
 
@@ -92,16 +132,21 @@ fn lost(value: impl Fn(usize) -> Option<u64>) -> Value {
 }
 
 fn endpoint(endpoint: &EndpointSeen) -> Value {
-    let value = |counter| endpoint.counts.map(|counts| counts.value(counter));
-    let rate = |counter| {
-        endpoint
-            .counts
-            .and_then(|counts| counts.per_second(counter))
-    };
+    if endpoint.is_of_service() {
+        let mut said = calls(endpoint.whose, [endpoint]);
+        said["endpoint"] = endpoint.number.into();
+        said["role"] = endpoint.whose.label().into();
+        said["service"] = escaped(&endpoint.topic).into();
+        return said;
+    }
+    let counts = endpoint.counts.as_ref();
+    let value = |counter| counts.map(|counts| counts.value(counter));
+    let rate = |counter| counts.and_then(|counts| counts.per_second(counter));
     let sum = Sum::of([endpoint]);
     json!({
         "endpoint": endpoint.number,
-        "role": role_label(endpoint.role),
+        "role": endpoint.whose.label(),
+        "is_share": endpoint.whose == Whose::Share,
         "topic": escaped(&endpoint.topic),
         "messages": value(Counter::Messages),
         "messages_per_s": rate(Counter::Messages),
@@ -109,6 +154,7 @@ fn endpoint(endpoint: &EndpointSeen) -> Value {
         "bytes_per_s": rate(Counter::Bytes),
         "lost": lost(|idx| value(CAUSES[idx].1)),
         "lost_per_s": sum.lost_rate,
+        "latency": latency(sum.latency.as_ref()),
         "skipped": value(Counter::Skipped),
         "unread": value(Counter::Unread),
         "room": value(Counter::Room),

@@ -115,3 +115,6 @@ pub(crate) fn events() -> std::io::Result<mpsc::Receiver<std::io::Result<Event>>
         })?;
     Ok(events)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,13 @@
 //! What is seen as tables: columns, rows, their order, and how much of them fits.
 
+mod services;
+
 use std::cmp::Ordering;
 
-use super::model::{CAUSES, EndpointSeen, NodeSeen, Seen, State, Sum};
-use crate::cli::top::format::{bytes, count, percent, rate};
-use crate::metrics::role_label;
+use shmesh_shm::Histogram;
+
+use super::model::{CAUSES, Calls, EndpointSeen, NodeSeen, Seen, State, Sum};
+use crate::cli::top::format::{bytes, count, percent, rate, time};
 use crate::name::escaped;
 
 /// What a row is about.
@@ -12,8 +15,9 @@ use crate::name::escaped;
 pub(crate) enum Key {
     Node(u128),
     Topic(String),
-    /// Of that node, with its role's label and number.
-    Endpoint(u128, &'static str, u32),
+    Service(String),
+    /// Of that node, with its role's label, number and topic.
+    Endpoint(u128, &'static str, u32, String),
 }
 
 /// Which table.
@@ -21,8 +25,11 @@ pub(crate) enum Key {
 pub(crate) enum Which {
     Topics,
     Nodes,
+    Services,
     /// The endpoints of a topic.
     Topic(String),
+    /// The callers and providers of a service.
+    Service(String),
     /// The endpoints of a node.
     Node(u128),
 }
@@ -122,19 +129,19 @@ pub(crate) struct Table {
     pub(crate) rows: Vec<Row>,
 }
 
-const TOPICS: [&str; 15] = [
-    "TOPIC", "MSG/s", "B/s", "LOST/s", "LOST", "FILL", "PUB", "SUB", "ARENA", "HELD", "WAKE/s",
-    "OVERWR", "DROPPED", "INVALID", "EXPIRED",
+const TOPICS: [&str; 18] = [
+    "TOPIC", "MSG/s", "B/s", "LOST/s", "P50", "P99", "MAX", "LOST", "FILL", "PUB", "SUB", "ARENA",
+    "HELD", "WAKE/s", "OVERWR", "DROPPED", "INVALID", "EXPIRED",
 ];
 const NODES: [&str; 16] = [
     "NODE", "STATE", "OUT/s", "IN/s", "LOST/s", "OUT B/s", "IN B/s", "LOST", "FILL", "ARENA",
     "HELD", "WAKE/s", "PARK/s", "PUB", "SUB", "PID",
 ];
-const OF_TOPIC: [&str; 16] = [
-    "NODE", "ROLE", "MSG/s", "B/s", "LOST/s", "FILL", "OVERWR", "DROPPED", "INVALID", "EXPIRED",
-    "ARENA", "HELD", "WAKE/s", "PARK/s", "MESSAGES", "BYTES",
+const OF_TOPIC: [&str; 19] = [
+    "NODE", "ROLE", "MSG/s", "B/s", "LOST/s", "P50", "P99", "MAX", "FILL", "OVERWR", "DROPPED",
+    "INVALID", "EXPIRED", "ARENA", "HELD", "WAKE/s", "PARK/s", "MESSAGES", "BYTES",
 ];
-const OF_NODE: [&str; 16] = {
+const OF_NODE: [&str; 19] = {
     let mut columns = OF_TOPIC;
     columns[0] = "TOPIC";
     columns
@@ -159,12 +166,13 @@ impl Table {
                 });
                 (&OF_TOPIC, rows.collect())
             }
+            Which::Services | Which::Service(_) => services::rows(seen, which),
             Which::Node(id) => {
                 let node = seen.nodes.iter().find(|node| node.id == *id);
                 let row = |node, endpoint: &EndpointSeen| {
                     endpoint_row(Cell::text(&endpoint.topic), node, endpoint)
                 };
-                let rows = node.map(|node| node.endpoints.iter().map(move |e| row(node, e)));
+                let rows = node.map(|node| node.own_endpoints().map(move |e| row(node, e)));
                 (&OF_NODE, rows.into_iter().flatten().collect())
             }
         };
@@ -254,6 +262,9 @@ fn topic_row(topic: &str, endpoints: &[(&NodeSeen, &EndpointSeen)]) -> Row {
         Cell::number(messages, rate),
         Cell::number(volume, bytes),
         Cell::number(sum.lost_rate, rate).toned(Tone::Bad),
+    ];
+    cells.extend(times(sum.latency.as_ref()));
+    cells.extend([
         known(&sum, sum.lost_total(), count).toned(Tone::Warn),
         fill(&sum),
         Cell::count(Some(sum.publishers as u64), count),
@@ -261,7 +272,7 @@ fn topic_row(topic: &str, endpoints: &[(&NodeSeen, &EndpointSeen)]) -> Row {
         known(&sum, sum.arena_bytes, bytes),
         known(&sum, sum.held, count),
         Cell::number(sum.wake_rate, rate),
-    ];
+    ]);
     cells.extend(causes(&sum));
     Row {
         key: Key::Topic(topic.into()),
@@ -270,7 +281,7 @@ fn topic_row(topic: &str, endpoints: &[(&NodeSeen, &EndpointSeen)]) -> Row {
 }
 
 fn node_row(node: &NodeSeen) -> Row {
-    let sum = Sum::of(&node.endpoints);
+    let sum = Sum::of_node(node);
     let mut state = Cell::text(node.state.label());
     state.tone = tone_of(node.state);
     let cells = vec![
@@ -297,17 +308,20 @@ fn node_row(node: &NodeSeen) -> Row {
     }
 }
 
+/// A publisher, subscriber or share of one; or a caller or provider, of which less is known.
 fn endpoint_row(name: Cell, node: &NodeSeen, endpoint: &EndpointSeen) -> Row {
     let sum = Sum::of([endpoint]);
-    let role = role_label(endpoint.role);
+    let calls = Calls::of(endpoint.whose, endpoint.is_of_service().then_some(endpoint));
+    let messages = sum.sent_rate.or(sum.received_rate);
     let mut cells = vec![
         name,
-        Cell::text(&role[..3]),
-        Cell::number(sum.sent_rate.or(sum.received_rate), rate),
+        role(endpoint),
+        Cell::number(messages.or(calls.rate), rate),
         Cell::number(sum.sent_bytes_rate.or(sum.received_bytes_rate), bytes),
         Cell::number(sum.lost_rate, rate).toned(Tone::Bad),
-        fill(&sum),
     ];
+    cells.extend(times(sum.latency.as_ref().or(calls.latency.as_ref())));
+    cells.push(fill(&sum));
     cells.extend(causes(&sum));
     cells.extend([
         known(&sum, sum.arena_bytes, bytes),
@@ -318,9 +332,27 @@ fn endpoint_row(name: Cell, node: &NodeSeen, endpoint: &EndpointSeen) -> Row {
         known(&sum, sum.sent_bytes + sum.received_bytes, bytes),
     ]);
     Row {
-        key: Key::Endpoint(node.id, role, endpoint.number),
+        key: key_of(node, endpoint),
         cells,
     }
+}
+
+fn key_of(node: &NodeSeen, endpoint: &EndpointSeen) -> Key {
+    let topic = endpoint.topic.clone();
+    Key::Endpoint(node.id, endpoint.whose.label(), endpoint.number, topic)
+}
+
+fn role(endpoint: &EndpointSeen) -> Cell {
+    Cell::text(&endpoint.whose.label()[..3])
+}
+
+/// The median, the 99th percentile and the longest.
+fn times(latency: Option<&Histogram>) -> impl Iterator<Item = Cell> + use<> {
+    let cells = [0.5, 0.99, 1.0].map(|part| {
+        let ns = latency.and_then(|latency| latency.quantile(part));
+        Cell::count(ns, time)
+    });
+    cells.into_iter()
 }
 
 fn known(sum: &Sum, value: u64, show: fn(f64) -> String) -> Cell {

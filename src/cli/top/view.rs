@@ -16,10 +16,10 @@ pub(crate) enum Paint {
     Plain,
 }
 
-const HELP: [&str; 13] = [
+const HELP: [&str; 14] = [
     "up down j k   move",
     "PgUp PgDn g G move far",
-    "Tab           topics, nodes",
+    "Tab           topics, nodes, services",
     "Enter         look into it",
     "Esc           back",
     "s             next order",
@@ -28,6 +28,7 @@ const HELP: [&str; 13] = [
     "p             pause",
     "q             quit",
     "",
+    "P50 P99 MAX   how long it took lately",
     "- is not known yet, or not here",
     "any key goes back",
 ];
@@ -146,7 +147,7 @@ fn status(app: &App) -> String {
     }
     parts.extend(app.coordinator.clone());
     if parts.is_empty() {
-        parts.push("? help  q quit  Tab topics/nodes  Enter look into".into());
+        parts.push("? help  q quit  Tab topics/nodes/services  Enter look into".into());
     }
     parts.join("  ")
 }

@@ -15,6 +15,7 @@ fn counted(role: Role, endpoint: u32, topic: &str, numbers: &[(Counter, u64)]) -
         endpoint,
         topic: topic.into(),
         counts,
+        latency: Histogram::default(),
     }
 }
 
@@ -127,10 +128,12 @@ fn numbers_of_a_broken_page_do_no_harm() {
     let now = Instant::now();
     let broken = |value| {
         let mut entries = Vec::new();
-        for role in [Role::Publisher, Role::Subscriber] {
-            for number in [0, 0, u32::MAX] {
-                let mut entry = counted(role, number, "\u{1b}[2J\u{9b}", &[]);
+        for number in [0, 0, u32::MAX] {
+            for whose in (0..=5).filter_map(Whose::from_number) {
+                let mut entry = counted(Role::Publisher, number, "\u{1b}[2J\u{9b}", &[]);
+                entry.whose = whose;
                 entry.counts = [value; COUNTERS];
+                entry.latency.record(value);
                 entries.push(entry);
             }
         }
@@ -176,8 +179,15 @@ fn what_only_the_coordinator_knows_is_added() {
         assert!(topology.apply(&Change::NodeUp(info)).unwrap());
     }
     let node = NodeId(3);
-    let up = Change::EndpointUp { node, endpoint };
-    assert!(topology.apply(&up).unwrap());
+    let requests = Endpoint {
+        id: 5,
+        topic: "@requests/add".into(),
+        ..endpoint.clone()
+    };
+    for endpoint in [endpoint, requests] {
+        let up = Change::EndpointUp { node, endpoint };
+        assert!(topology.apply(&up).unwrap());
+    }
     let mut seen = Model::default().read(Instant::now(), vec![page(1, vec![sent(1)])]);
     seen.add_far(&topology, 5);
     let states: Vec<_> = seen.nodes.iter().map(|n| (n.id, n.state)).collect();
@@ -188,4 +198,104 @@ fn what_only_the_coordinator_knows_is_added() {
     let sum = Sum::of_topic(&seen.topics()["t"]);
     assert_eq!((sum.publishers, sum.sent), (2, 1));
     assert!(!Sum::of(&seen.nodes[2].endpoints).is_counted);
+    let services = seen.services();
+    let made = Calls::of(Whose::Caller, services["add"].iter().map(|(_, end)| *end));
+    assert_eq!((made.count, made.ended_otherwise(&[])), (1, None));
+}
+
+fn subscriber(number: u32, topic: &str, times_ns: &[u64]) -> Counted {
+    let mut entry = counted(Role::Subscriber, number, topic, &[]);
+    times_ns.iter().for_each(|ns| entry.latency.record(*ns));
+    entry
+}
+
+#[test]
+fn latencies_are_those_between_two_readings_of_all_subscribers() {
+    let mut model = Model::default();
+    let now = Instant::now();
+    let read = |model: &mut Model, seconds: u32, times: [&[u64]; 2]| {
+        let entries = times.iter().zip(0..).map(|(t, n)| subscriber(n, "t", t));
+        let seen = model.read(now + SECOND * seconds, vec![page(1, entries.collect())]);
+        Sum::of_topic(&seen.topics()["t"]).latency
+    };
+    let old = 60_000_000_000;
+    assert_eq!(read(&mut model, 0, [&[old], &[]]), None, "at first sight");
+    let latency = read(&mut model, 1, [&[old, 1_000], &[64_000]]).unwrap();
+    assert_eq!((latency.count(), latency.sum_ns()), (2, 65_000));
+    let later = read(&mut model, 2, [&[old, 1_000], &[64_000]]);
+    assert_eq!(later, None, "nothing was measured");
+}
+
+#[test]
+fn what_a_pattern_took_is_with_its_topics_and_with_itself_but_counts_once_for_its_node() {
+    let numbers = |count| [(Counter::Messages, count), (Counter::LostOverwritten, 1)];
+    let of = |whose, topic, count| Counted {
+        whose,
+        ..counted(Role::Subscriber, 3, topic, &numbers(count))
+    };
+    let all = Whose::Endpoint(Role::Subscriber);
+    let entries = vec![
+        of(all, "a/*", 30),
+        // Two publishers of a topic.
+        of(Whose::Share, "a/x", 10),
+        of(Whose::Share, "a/x", 15),
+        of(Whose::Share, "a/y", 5),
+        Counted {
+            endpoint: 4,
+            ..of(all, "b", 7)
+        },
+    ];
+    let seen = Model::default().read(Instant::now(), vec![page(1, entries)]);
+    let topics = seen.topics();
+    let sum = |topic| {
+        let sum = Sum::of_topic(&topics[topic]);
+        (sum.subscribers, sum.received, sum.lost_total())
+    };
+    assert_eq!(sum("a/x"), (1, 25, 2));
+    assert_eq!(sum("a/y"), (1, 5, 1));
+    assert_eq!(sum("a/*"), (1, 30, 1));
+    assert_eq!(sum("b"), (1, 7, 1));
+    let node = Sum::of_node(&seen.nodes[0]);
+    assert_eq!((node.subscribers, node.received), (2, 37));
+}
+
+#[test]
+fn several_names_are_with_each_of_their_topics_once() {
+    let all = counted(Role::Subscriber, 3, "a", &[(Counter::Messages, 9)]);
+    let share = |topic, count| Counted {
+        whose: Whose::Share,
+        ..counted(Role::Subscriber, 3, topic, &[(Counter::Messages, count)])
+    };
+    let entries = vec![all, share("a", 5), share("b", 4)];
+    let seen = Model::default().read(Instant::now(), vec![page(1, entries)]);
+    let topics = seen.topics();
+    let received = |topic| Sum::of_topic(&topics[topic]).received;
+    assert_eq!((received("a"), received("b")), (5, 4));
+}
+
+#[test]
+fn calls_and_requests_are_counted_by_how_they_ended() {
+    let end = |whose, ok, failed| {
+        let numbers = [(Counter::CallsOk, ok), (Counter::CallsFailed, failed)];
+        Counted {
+            whose,
+            ..counted(Role::Publisher, 0, "add", &numbers)
+        }
+    };
+    let mut model = Model::default();
+    let now = Instant::now();
+    model.read(now, vec![page(1, vec![end(Whose::Caller, 10, 0)])]);
+    let entries = vec![end(Whose::Caller, 13, 1), end(Whose::Provider, 5, 1)];
+    let seen = model.read(now + SECOND, vec![page(1, entries)]);
+    let ends = &seen.services()["add"];
+    let of = |whose| Calls::of(whose, ends.iter().map(|(_, end)| *end));
+    let made = of(Whose::Caller);
+    assert_eq!((made.rate, made.failed_rate), (Some(4.0), Some(1.0)));
+    assert_eq!(made.ended(Counter::CallsOk), Some(13));
+    assert_eq!(made.ended_otherwise(&[Counter::CallsOk]), Some(1));
+    let served = of(Whose::Provider);
+    assert_eq!((served.count, served.rate), (1, None));
+    assert_eq!(served.ended_otherwise(&[]), Some(6));
+    assert_eq!(served.ended(Counter::CallsTimeout), None, "it cannot be");
+    assert!(seen.topics().is_empty());
 }

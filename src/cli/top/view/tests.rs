@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
-use shmesh_shm::Counter;
+use shmesh_shm::{Counter, Histogram};
 
 use super::*;
 use crate::cli::metrics::{Counted, Page};
@@ -24,7 +24,21 @@ fn entry(role: Role, endpoint: u32, topic: &str, numbers: &[(Counter, u64)]) -> 
         endpoint,
         topic: topic.into(),
         counts,
+        latency: Histogram::default(),
     }
+}
+
+/// So many times of 0.1 ms, and one of 20 ms in fifty.
+fn times(count: u64) -> Histogram {
+    let mut latency = Histogram::default();
+    for number in 0..count {
+        latency.record(if number % 50 == 0 {
+            20_000_000
+        } else {
+            100_000
+        });
+    }
+    latency
 }
 
 /// Cameras, a planner that is behind and a recorder that died, after so many seconds.
@@ -44,6 +58,16 @@ fn pages(seconds: u64) -> Vec<(Page, State)> {
         let both = [(Messages, 30 * seconds), (Bytes, 36_000_000 * seconds)];
         entry(role, number, topic, &[&both, more].concat())
     };
+    let end = |whose, failed| Counted {
+        whose,
+        latency: times(60 * seconds),
+        ..entry(
+            Role::Publisher,
+            9,
+            "plan",
+            &[(Counter::CallsOk, 50 * seconds), (failed, 10 * seconds)],
+        )
+    };
     let behind = [
         (LostOverwritten, 7 * seconds),
         (Unread, 16),
@@ -58,13 +82,20 @@ fn pages(seconds: u64) -> Vec<(Page, State)> {
             vec![
                 frames(Role::Publisher, "images/front", 0, &[(ArenaBytes, 8 << 20)]),
                 frames(Role::Publisher, "images/rear", 1, &[(ArenaBytes, 4 << 20)]),
+                end(Whose::Caller, Counter::CallsTimeout),
             ],
         ),
         page(
             "planner",
             2,
             State::Stopped,
-            vec![frames(Role::Subscriber, "images/front", 0, &behind)],
+            vec![
+                Counted {
+                    latency: times(30 * seconds),
+                    ..frames(Role::Subscriber, "images/front", 0, &behind)
+                },
+                end(Whose::Provider, Counter::CallsOverloaded),
+            ],
         ),
         page(
             "recorder\u{1b}[2J",
@@ -133,10 +164,12 @@ fn tables_look_like_this() {
     let mut app = app();
     for (name, keys, width, height) in [
         ("topics", "", 100, 8),
-        ("topics_by_losses", "ssss", 100, 8),
+        ("topics_by_losses", "sss", 100, 8),
         ("nodes", "\t", 100, 8),
-        ("node", "\n", 110, 8),
-        ("topic", "\u{1b}\tj\n", 110, 8),
+        ("node", "\n", 120, 8),
+        ("services", "\u{1b}\t", 120, 6),
+        ("service", "\n", 120, 6),
+        ("topic", "\u{1b}\tj\n", 120, 8),
         ("filtered", "\u{1b}/front", 60, 6),
         ("help", "\n?", 40, 14),
     ] {
