@@ -25,6 +25,7 @@ const fn bucket_of(ns: u64) -> usize {
     }
     let bits = ns.ilog2();
     // The leading one and the three bits behind it.
+    #[allow(clippy::cast_possible_truncation)] // below 16
     let parts = (ns >> (bits - PARTS_BITS)) as usize;
     1 + (((bits - FLOOR_BITS) as usize) << PARTS_BITS) + (parts & ((1 << PARTS_BITS) - 1))
 }
@@ -36,6 +37,7 @@ const fn begin_of(bucket: usize) -> u64 {
     }
     let idx = bucket - 1;
     let parts = (1 << PARTS_BITS) + (idx & ((1 << PARTS_BITS) - 1)) as u64;
+    #[allow(clippy::cast_possible_truncation)] // below 30
     let doublings = (idx >> PARTS_BITS) as u32;
     parts << (FLOOR_BITS - PARTS_BITS + doublings)
 }

@@ -24,7 +24,7 @@ Examples:
   mesh doctor                 check this computer and the mesh
   mesh metrics                serve what nodes count, for Prometheus
   mesh speedtest local        measure this computer
-  mesh top                    watch nodes and topics in the terminal
+  mesh top                    watch nodes, topics and services live
 
 Exit codes: 0 success, 1 failure, 2 wrong usage.")]
 struct Cli {
@@ -65,7 +65,7 @@ enum Verb {
     Metrics(metrics::MetricsArgs),
     /// Measure latency and throughput; the same as mesh-speedtest
     Speedtest(speedtest::SpeedtestArgs),
-    /// Watch nodes and topics in the terminal
+    /// Watch nodes, topics and services in the terminal
     Top(top::TopArgs),
 }
 

@@ -46,7 +46,7 @@ pub struct StatusReader {
 }
 
 impl StatusReader {
-    /// Opens the page of that name, as [`list`] gives it.
+    /// Opens the page of that name, as [`list`](super::list) gives it.
     ///
     /// # Errors
     /// [`ShmError::Foreign`] if it is another user's, [`ShmError::NotReady`] if it is being made or

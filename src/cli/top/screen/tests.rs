@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
@@ -18,6 +18,18 @@ fn panic_on_the_screen() {
     let mut screen = Screen::enter().unwrap();
     screen.draw(&mut App::new(), Paint::Plain).unwrap();
     panic!("nobody foresaw this");
+}
+
+/// Plays the role on that terminal.
+fn play_on(terminal: &OwnedFd) -> ExitStatus {
+    let end = || terminal.try_clone().unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let command = command
+        .args(["--exact", NAME, "--nocapture", "--test-threads", "1"])
+        .env(ROLE, "1")
+        .env("TERM", "xterm");
+    let status = command.stdin(end()).stdout(end()).stderr(end()).status();
+    status.unwrap()
 }
 
 #[test]
@@ -48,14 +60,7 @@ fn a_panic_gives_the_terminal_back_before_it_speaks() {
         }
         String::from_utf8(shown).unwrap()
     });
-    let end = || slave.try_clone().unwrap();
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    let command = command
-        .args(["--exact", NAME, "--nocapture", "--test-threads", "1"])
-        .env(ROLE, "1")
-        .env("TERM", "xterm");
-    let status = command.stdin(end()).stdout(end()).stderr(end()).status();
-    assert_eq!(status.unwrap().code(), Some(101), "it panicked");
+    assert_eq!(play_on(&slave).code(), Some(101), "it panicked");
     let modes = tcgetattr(&master).unwrap().local_modes;
     assert!(modes.contains(LocalModes::ICANON | LocalModes::ECHO));
     drop(slave);
