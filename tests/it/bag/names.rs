@@ -67,7 +67,7 @@ fn the_most_recent_recording_is_the_last_by_the_time_in_its_name() {
     // Whatever was written last, or would come last among names.
     for other in [
         "record_1999-12-31-23-59-59.mcap",
-        "record_of_all.mcap",
+        "record_yesterday.mcap",
         "z.mcap",
     ] {
         std::fs::write(dir.path().join(other), b"no recording").unwrap();
