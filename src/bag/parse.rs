@@ -3,7 +3,7 @@
 
 use mcap::records::{Record, op};
 
-use Field::{Fixed, Sized, Texts};
+use Field::{Fixed, Offsets, Sized, Texts};
 
 /// A part of a record's body.
 #[derive(Clone, Copy, Debug)]
@@ -14,12 +14,14 @@ enum Field {
     Sized,
     /// The same, and in it texts.
     Texts,
+    /// The same, and in it numbers of channels with offsets, and nothing less than those.
+    Offsets,
 }
 
 /// Takes a record apart. Memory is bounded by the record's length.
 pub(super) fn parse(opcode: u8, body: &[u8]) -> Result<Record<'_>, String> {
-    let too_long = || "a text that is longer than its record".to_owned();
-    walk(body, fields(opcode)).ok_or_else(too_long)?;
+    let unfit = || "its parts are longer than it".to_owned();
+    walk(body, fields(opcode)).ok_or_else(unfit)?;
     mcap::parse_record(opcode, body).map_err(|error| error.to_string())
 }
 
@@ -30,7 +32,7 @@ const fn fields(opcode: u8) -> &'static [Field] {
         op::SCHEMA => &[Fixed(2), Sized, Sized],
         op::CHANNEL => &[Fixed(4), Sized, Sized, Texts],
         op::CHUNK => &[Fixed(28), Sized],
-        op::CHUNK_INDEX => &[Fixed(32), Sized, Fixed(8), Sized],
+        op::CHUNK_INDEX => &[Fixed(32), Offsets, Fixed(8), Sized],
         op::ATTACHMENT => &[Fixed(16), Sized, Sized],
         op::ATTACHMENT_INDEX => &[Fixed(40), Sized, Sized],
         op::METADATA => &[Sized, Texts],
@@ -41,14 +43,21 @@ const fn fields(opcode: u8) -> &'static [Field] {
 
 fn walk(mut rest: &[u8], fields: &[Field]) -> Option<()> {
     for field in fields {
-        let mut texts: &[u8] = &[];
-        match field {
-            Fixed(len) => rest = rest.get(*len..)?,
-            Sized => (_, rest) = split_sized(rest)?,
-            Texts => (texts, rest) = split_sized(rest)?,
+        if let Fixed(len) = field {
+            rest = rest.get(*len..)?;
+            continue;
         }
-        while !texts.is_empty() {
-            (_, texts) = split_sized(texts)?;
+        let (mut inside, after) = split_sized(rest)?;
+        rest = after;
+        match field {
+            Texts => {
+                while !inside.is_empty() {
+                    (_, inside) = split_sized(inside)?;
+                }
+            }
+            // Else the crate would read the last one from what is behind them.
+            Offsets if !inside.len().is_multiple_of(OFFSET_BYTES) => return None,
+            _ => {}
         }
     }
     Some(())
@@ -58,6 +67,9 @@ fn split_sized(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (len, rest) = bytes.split_first_chunk()?;
     rest.split_at_checked(usize::try_from(u32::from_le_bytes(*len)).ok()?)
 }
+
+/// A channel's number and an offset.
+const OFFSET_BYTES: usize = 2 + 8;
 
 #[cfg(test)]
 mod tests {
@@ -74,6 +86,17 @@ mod tests {
                 let bytes = measured.bytes_max;
                 assert!(bytes < 10_000, "{bytes} bytes of {opcode:#x} at {at}");
             }
+        }
+        for (map_len, at) in (0..40_u8).flat_map(|len| (36..100).map(move |at| (len, at))) {
+            let mut body = [0; 104];
+            body[32] = map_len;
+            body[at..at + 4].copy_from_slice(&0x6100_0000_u32.to_le_bytes());
+            let measured = allocation_counter::measure(|| drop(parse(op::CHUNK_INDEX, &body)));
+            let bytes = measured.bytes_max;
+            assert!(
+                bytes < 10_000,
+                "{bytes} bytes at {at} behind {map_len} of offsets"
+            );
         }
         // A map that is as long as it says, with a key that is not.
         let body = [[0; 4], [8, 0, 0, 0], [0, 0, 0, 0x61], [0; 4]].concat();
