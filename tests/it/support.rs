@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
-use shmesh::{Coordinator, Node, NodeBuilder, NodeId};
+use shmesh::{Coordinator, Error, Node, NodeBuilder, NodeId};
 
 /// Longest wait for anything; nothing passes or fails by being faster.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,13 +32,6 @@ impl Mesh {
 
     pub(crate) fn start_with(set_up: SetUp) -> Self {
         Self::at("127.0.0.1:0", set_up)
-    }
-
-    /// With a coordinator whose port stays free while it is restarted: others connect from and
-    /// listen at other loopback addresses.
-    pub(crate) fn lasting() -> Self {
-        let [a, b, ..] = NodeId::random().unwrap().0.to_le_bytes();
-        Self::at(&format!("127.{a}.{b}.7:0"), |coordinator| coordinator)
     }
 
     /// Ends the coordinator and starts another one at its address.
@@ -68,7 +61,7 @@ impl Mesh {
                 .build()
                 .unwrap();
             runtime.block_on(async move {
-                let coordinator = set_up(Coordinator::bind(&address).await.unwrap());
+                let coordinator = set_up(bind(&address).await);
                 tell.send(coordinator.local_addr().unwrap().to_string())
                     .unwrap();
                 coordinator.run(async { drop(stopped.await) }).await;
@@ -125,6 +118,20 @@ impl Drop for Mesh {
         self.stop.take();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+    }
+}
+
+/// A process that another test starts has what this one listens with until it executes its
+/// program: so an address may be in use for a moment after its coordinator went.
+async fn bind(address: &str) -> Coordinator {
+    let started = std::time::Instant::now();
+    loop {
+        match Coordinator::bind(address).await {
+            Err(Error::AddressInUse { .. }) if started.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            bound => return bound.unwrap(),
         }
     }
 }

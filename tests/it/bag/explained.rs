@@ -13,7 +13,7 @@ use shmesh::{Message, Payload as _};
 use super::faults::can_mount;
 use super::tool::{Ended, MESH, Signal, Tool, ended, of};
 use super::{OneFile, Pose, record};
-use crate::support::{Mesh, PATIENCE, TempDir};
+use crate::support::{Mesh, PATIENCE, TempDir, eventually};
 
 #[derive(Archive, Serialize, Message)]
 #[rkyv(crate = shmesh::rkyv)]
@@ -34,27 +34,35 @@ fn play(mesh: &Mesh, file: &Path, options: &[&str]) -> Tool {
     Tool::start(mesh, &[&args[..], options].concat())
 }
 
+/// What a recording says of its first message.
+fn recorded_schema(file: &Path) -> Option<Schema> {
+    let file = File::open(file).unwrap();
+    let len = file.metadata().unwrap().len();
+    let mut reader = BagReader::new(BufReader::new(file), len).unwrap();
+    let first = reader.next_message().unwrap().unwrap();
+    first.channel.schema.as_ref()?.schema().unwrap()
+}
+
 #[test]
 fn what_is_played_is_printed_as_json_where_nobody_has_its_type() {
     let dir = TempDir::new();
     let mesh = Mesh::start();
     // There until the recorder has asked.
     let node = mesh.node("robot");
-    record(&mesh, dir.path(), &["pose"], || {
-        let mut publisher = node.publisher::<Pose>("pose").build().unwrap();
-        publisher.wait_for_listener_blocking(PATIENCE).unwrap();
-        for number in 0..20 {
-            let (x, frame) = (f64::from(number), "map".into());
-            publisher.publish(&Pose { x, frame }).unwrap();
-        }
-    });
     let file = dir.path().join("run.mcap");
-    let bytes = File::open(&file).unwrap();
-    let len = bytes.metadata().unwrap().len();
-    let mut reader = BagReader::new(BufReader::new(bytes), len).unwrap();
-    let first = reader.next_message().unwrap().unwrap();
-    let recorded = first.channel.schema.as_ref().unwrap().schema().unwrap();
-    assert_eq!(recorded.as_ref(), Some(&*Schema::of::<Pose>().unwrap()));
+    let ours = Schema::of::<Pose>().unwrap();
+    // A recorder waits no longer for it than its messages may.
+    eventually("the recorder is told of the type in time", || {
+        record(&mesh, dir.path(), &["pose", "--overwrite"], || {
+            let mut publisher = node.publisher::<Pose>("pose").build().unwrap();
+            publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+            for number in 0..20 {
+                let (x, frame) = (f64::from(number), "map".into());
+                publisher.publish(&Pose { x, frame }).unwrap();
+            }
+        });
+        recorded_schema(&file).is_some_and(|schema| schema == *ours)
+    });
 
     // Another mesh, where nobody ever said what it is.
     let mesh = Mesh::start();

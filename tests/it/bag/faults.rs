@@ -269,7 +269,7 @@ fn an_interrupted_recorder_has_all_that_was_sent_before() {
 
 #[test]
 fn a_recording_goes_on_without_a_coordinator_and_with_the_next() {
-    let mut mesh = Mesh::lasting();
+    let mut mesh = Mesh::start();
     let dir = TempDir::new();
     let file = dir.path().join("run.mcap");
     let args = ["record", "--json", "-o", file.to_str().unwrap(), "--all"];
@@ -303,7 +303,7 @@ fn a_recording_goes_on_without_a_coordinator_and_with_the_next() {
 
 #[test]
 fn a_player_goes_on_without_a_coordinator_and_with_the_next() {
-    let mut mesh = Mesh::lasting();
+    let mut mesh = Mesh::start();
     let dir = TempDir::new();
     record_raw(&mesh, dir.path(), &["a"], 10, &[]);
     let file = dir.path().join("run.mcap");
