@@ -47,7 +47,7 @@ pub(super) struct Group {
     pub(super) parts: Vec<Part>,
     /// With the beginning, if there are no parts.
     pub(super) end: Literal,
-    /// Values in it, those without a part of their own too.
+    /// Values in it, but for those of other types that are parts: these count themselves.
     pub(super) values: usize,
 }
 
@@ -204,7 +204,10 @@ impl<'a> Gathered<'a> {
                 let size = self.schema.types()[*item as usize].size;
                 return self.items(*item, size, *len, offset);
             }
-            _ => What::Value(ty),
+            _ => {
+                self.values -= 1;
+                What::Value(ty)
+            }
         };
         let before = Literal::new(&std::mem::take(&mut self.before));
         self.parts.push(Part {
