@@ -264,6 +264,9 @@ pub const WINDOW_MESSAGES_MAX: u32 = 1_000_000;
 pub const ECHO_DEPTH_DEFAULT: u32 = 64;
 /// Bytes that it writes at once while there are more: what a pipe takes.
 pub const ECHO_BYTES: usize = 64 << 10;
+/// What the pipe that it writes to has room for, if the kernel lets it: its reader then takes one
+/// piece while the next ones are made.
+pub const ECHO_PIPE_BYTES: usize = 4 * ECHO_BYTES;
 /// Messages that it prints before it looks for a signal.
 pub const ECHO_BATCH: u32 = 256;
 /// After a signal, what `mesh topic echo` has still to write waits so long for a reader.

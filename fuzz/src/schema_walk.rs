@@ -58,7 +58,7 @@ fn write(reader: &Reader, writer: &mut Writer, json: &str) {
     let read = reader
         .json_text(&archive)
         .expect("what was written can be read");
-    // Numbers of 128 bits are texts to a writer, and not to a reader.
+    // A schema of somebody else may have a name twice, of which JSON keeps the last.
     if let Ok(again) = writer.write(&read) {
         assert_eq!(again, archive, "{json} became {read}");
     }

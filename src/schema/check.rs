@@ -123,7 +123,19 @@ impl Checked<'_> {
                     _ => Err(malformed("an array is not as long as its items")),
                 }
             }
+            Kind::Shared(inner) => match self.known(*inner)?.kind {
+                Kind::Box(_) | Kind::Str | Kind::List(_) => {
+                    let Type { size, align, .. } = *self.known(*inner)?;
+                    self.fixed(size, align)
+                }
+                _ => Err(malformed("only what is pointed to is shared")),
+            },
             Kind::Map(entry) => self.map(*entry),
+            Kind::Set(entry) => match self.known(entry.value.ty)?.size {
+                0 => self.map(*entry),
+                _ => Err(malformed("items of a set have no values")),
+            },
+            Kind::TreeMap { .. } | Kind::TreeSet(_) => self.fixed(8, 4),
             Kind::Opaque => Ok(()),
         }
     }

@@ -5,9 +5,12 @@ use core::any::{TypeId, type_name};
 use core::mem::{align_of, offset_of, size_of};
 use core::num::NonZero;
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, Hash};
 use std::marker::PhantomData;
+use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
+use std::rc::Rc;
+use std::sync::Arc;
 
 use rkyv::collections::util;
 use rkyv::{Archive, Archived};
@@ -114,8 +117,8 @@ impl Label<'_> {
         }
     }
 
-    /// The label of a field that has a number for a name.
-    fn numbered(name: &str) -> Label<'_> {
+    /// The label of a field of which there is only a name.
+    fn bare(name: &str) -> Label<'_> {
         let (unit, doc) = ("", "");
         Label { name, unit, doc }
     }
@@ -249,7 +252,7 @@ macro_rules! describe_integers {
 // As they are archived, `usize` and `isize` have the width of a relative pointer.
 describe_integers!(
     u8: U8, u16: U16, u32: U32, u64: U64, u128: U128, usize: U32,
-    i8: I8, i16: I16, i32: I32, i64: I64, i128: I128, isize: I32,
+    i8: I8, i16: I16, i32: I32, i64: I64, i128: I128, isize: Isize,
 );
 
 macro_rules! describe_tuples {
@@ -258,7 +261,7 @@ macro_rules! describe_tuples {
             fn describe(types: &mut Types) -> Type {
                 let fields = vec![$(types.field::<$part>(
                     offset_of!(Archived<Self>, $idx),
-                    Label::numbered(stringify!($idx)),
+                    Label::bare(stringify!($idx)),
                 )),*];
                 let shape = Shape::Tuple;
                 Type::plain::<Self>(Kind::Struct(Fields { shape, list: fields }))
@@ -356,9 +359,9 @@ impl<T: Describe, E: Describe> Describe for Result<T, E> {
     fn describe(types: &mut Types) -> Type {
         let mut variants = Variants::new();
         variants.begin("Ok", None, Shape::Newtype, "");
-        variants.field::<T>(types, Label::numbered("0"));
+        variants.field::<T>(types, Label::bare("0"));
         variants.begin("Err", None, Shape::Newtype, "");
-        variants.field::<E>(types, Label::numbered("0"));
+        variants.field::<E>(types, Label::bare("0"));
         variants.finish::<Self>("")
     }
 }
@@ -371,30 +374,45 @@ where
     S: BuildHasher + 'static,
 {
     fn describe(types: &mut Types) -> Type {
-        let place = |ty, offset| Place {
-            ty,
-            offset: saturated(offset),
-        };
-        let key = offset_of!(util::Entry<K::Archived, V::Archived>, key);
-        let value = offset_of!(util::Entry<K::Archived, V::Archived>, value);
-        Type::plain::<Self>(Kind::Map(Entry {
-            size: saturated(size_of::<util::Entry<K::Archived, V::Archived>>()),
-            align: saturated(align_of::<util::Entry<K::Archived, V::Archived>>()),
-            key: place(types.number::<K>(), key),
-            value: place(types.number::<V>(), value),
-        }))
+        Type::plain::<Self>(Kind::Map(entry::<K, V>(types)))
     }
 }
 
-// How rkyv lays out its B-trees is not public.
+impl<K, S> Describe for HashSet<K, S>
+where
+    K: Describe + Hash + Eq,
+    K::Archived: Hash + Eq,
+    S: BuildHasher + 'static,
+{
+    fn describe(types: &mut Types) -> Type {
+        Type::plain::<Self>(Kind::Set(entry::<K, ()>(types)))
+    }
+}
+
+fn entry<K: Describe, V: Describe>(types: &mut Types) -> Entry {
+    let place = |ty, offset| Place {
+        ty,
+        offset: saturated(offset),
+    };
+    let key = offset_of!(util::Entry<K::Archived, V::Archived>, key);
+    let value = offset_of!(util::Entry<K::Archived, V::Archived>, value);
+    Entry {
+        size: saturated(size_of::<util::Entry<K::Archived, V::Archived>>()),
+        align: saturated(align_of::<util::Entry<K::Archived, V::Archived>>()),
+        key: place(types.number::<K>(), key),
+        value: place(types.number::<V>(), value),
+    }
+}
+
 impl<K, V> Describe for BTreeMap<K, V>
 where
     K: Describe + Ord,
     K::Archived: Ord,
     V: Describe,
 {
-    fn describe(_: &mut Types) -> Type {
-        Type::of_opaque::<Self>("")
+    fn describe(types: &mut Types) -> Type {
+        let (key, value) = (types.number::<K>(), types.number::<V>());
+        Type::plain::<Self>(Kind::TreeMap { key, value })
     }
 }
 
@@ -403,8 +421,56 @@ where
     K: Describe + Ord,
     K::Archived: Ord,
 {
+    fn describe(types: &mut Types) -> Type {
+        Type::plain::<Self>(Kind::TreeSet(types.number::<K>()))
+    }
+}
+
+macro_rules! describe_shared {
+    ($($pointer:ident),*) => {$(
+        impl<T: Describe> Describe for $pointer<T> {
+            fn describe(types: &mut Types) -> Type {
+                Type::plain::<Self>(Kind::Shared(types.number::<Box<T>>()))
+            }
+        }
+
+        impl Describe for $pointer<str> {
+            fn describe(types: &mut Types) -> Type {
+                Type::plain::<Self>(Kind::Shared(types.number::<Box<str>>()))
+            }
+        }
+
+        impl<T: Describe> Describe for $pointer<[T]> {
+            fn describe(types: &mut Types) -> Type {
+                Type::plain::<Self>(Kind::Shared(types.number::<Box<[T]>>()))
+            }
+        }
+    )*};
+}
+
+describe_shared!(Rc, Arc);
+
+macro_rules! describe_ranges {
+    ($($range:ident $($part:ident)*),*) => {$(
+        impl<T: Describe> Describe for $range<T> {
+            fn describe(types: &mut Types) -> Type {
+                let list = vec![$(types.field::<T>(
+                    offset_of!(Archived<Self>, $part),
+                    Label::bare(stringify!($part)),
+                )),*];
+                Type::of_struct::<Self>("", Shape::Named, list)
+            }
+        }
+    )*};
+}
+
+describe_ranges!(
+    Range start end, RangeInclusive start end, RangeFrom start, RangeTo end, RangeToInclusive end
+);
+
+impl Describe for RangeFull {
     fn describe(_: &mut Types) -> Type {
-        Type::of_opaque::<Self>("")
+        Type::plain::<Self>(NOTHING)
     }
 }
 

@@ -124,6 +124,14 @@ impl Paint {
                 numbers.into_iter().for_each(|number| self.number(number));
             }
             Kind::Opaque => self.number(12),
+            Kind::Shared(_) => self.number(13),
+            Kind::Set(entry) => {
+                let Place { offset, .. } = entry.key;
+                let numbers = [14, entry.size, entry.align, offset];
+                numbers.into_iter().for_each(|number| self.number(number));
+            }
+            Kind::TreeMap { .. } => self.number(15),
+            Kind::TreeSet(_) => self.number(16),
         }
     }
 

@@ -79,20 +79,25 @@ impl Teller<'_> {
             Kind::Array { item, len } => json!({
                 "type": "array", "items": self.ty(*item), "minItems": len, "maxItems": len,
             }),
-            Kind::Box(inner) => self.ty(*inner),
-            Kind::Map(entry) => {
-                let value = self.ty(entry.value.ty);
-                match self
-                    .schema
-                    .ty(entry.key.ty)
-                    .is_some_and(super::table::is_name)
-                {
-                    true => json!({ "type": "object", "additionalProperties": value }),
-                    false => json!({ "type": "array", "items": { "type": "array" } }),
-                }
-            }
+            Kind::Box(inner) | Kind::Shared(inner) => self.ty(*inner),
+            Kind::Map(entry) => self.map(entry.key.ty, entry.value.ty),
+            Kind::TreeMap { key, value } => self.map(*key, *value),
+            Kind::Set(entry) => self.set(entry.key.ty),
+            Kind::TreeSet(item) => self.set(*item),
             Kind::Opaque => json!({ "type": "null" }),
         }
+    }
+
+    fn map(&mut self, key: u32, value: u32) -> Json {
+        let value = self.ty(value);
+        match self.schema.ty(key).is_some_and(super::table::is_name) {
+            true => json!({ "type": "object", "additionalProperties": value }),
+            false => json!({ "type": "array", "items": { "type": "array" } }),
+        }
+    }
+
+    fn set(&mut self, item: u32) -> Json {
+        json!({ "type": "array", "items": self.ty(item), "uniqueItems": true })
     }
 
     fn fields(&mut self, fields: &Fields) -> Json {
@@ -168,7 +173,7 @@ fn told(scalar: Scalar) -> Json {
         Scalar::Bool => json!({ "type": "boolean" }),
         Scalar::Char => json!({ "type": "string", "minLength": 1, "maxLength": 1 }),
         Scalar::F32 | Scalar::F64 => json!({ "type": "number" }),
-        Scalar::I8 | Scalar::I16 | Scalar::I32 | Scalar::I64 | Scalar::I128 => {
+        Scalar::I8 | Scalar::I16 | Scalar::I32 | Scalar::I64 | Scalar::I128 | Scalar::Isize => {
             json!({ "type": "integer" })
         }
         Scalar::U8 | Scalar::U16 | Scalar::U32 | Scalar::U64 | Scalar::U128 => {

@@ -56,15 +56,19 @@
 //! Non-goals: no message passes through here on its way; who has the type reads it in place.
 
 mod check;
+mod decimal;
 mod describe;
 mod desk;
 mod error;
 mod hash;
+mod ink;
 mod json_schema;
 mod known;
+mod plan;
 mod read;
 mod table;
 mod text;
+mod tree;
 mod value;
 mod write;
 
@@ -154,8 +158,21 @@ pub enum Kind {
     },
     /// A pointer to a value.
     Box(u32),
+    /// A pointer like that of this type, to what others may point to, too.
+    Shared(u32),
     /// A hash table of entries.
     Map(Entry),
+    /// A hash table of items: entries whose values have no size.
+    Set(Entry),
+    /// A B-tree of entries, in the order of their keys.
+    TreeMap {
+        /// The type of a key.
+        key: u32,
+        /// The type of a value.
+        value: u32,
+    },
+    /// A B-tree of items, in their order.
+    TreeSet(u32),
     /// Nothing is known but its size and alignment.
     Opaque,
 }
@@ -176,6 +193,8 @@ pub enum Scalar {
     I32,
     I64,
     I128,
+    /// Archived like an `i32`, but hashed like an `i64`.
+    Isize,
     F32,
     F64,
 }
@@ -373,7 +392,7 @@ impl Scalar {
         match self {
             Self::Bool | Self::U8 | Self::I8 => 1,
             Self::U16 | Self::I16 => 2,
-            Self::Char | Self::U32 | Self::I32 | Self::F32 => 4,
+            Self::Char | Self::U32 | Self::I32 | Self::Isize | Self::F32 => 4,
             Self::U64 | Self::I64 | Self::F64 => 8,
             Self::U128 | Self::I128 => 16,
         }
@@ -395,6 +414,7 @@ impl Scalar {
             Self::I32 => "i32",
             Self::I64 => "i64",
             Self::I128 => "i128",
+            Self::Isize => "isize",
             Self::F32 => "f32",
             Self::F64 => "f64",
         }
@@ -430,6 +450,10 @@ impl Type {
                 fields.map(|field| field.place).collect()
             }
             Kind::Option(place) => vec![*place],
+            Kind::Shared(inner) => vec![Place {
+                ty: *inner,
+                offset: 0,
+            }],
             Kind::Array { item, len: 1.. } => vec![Place {
                 ty: *item,
                 offset: 0,
@@ -443,7 +467,9 @@ impl Type {
         match &self.kind {
             Kind::Array { item, len: 0 } => vec![*item],
             Kind::List(item) | Kind::Box(item) => vec![*item],
-            Kind::Map(entry) => vec![entry.key.ty, entry.value.ty],
+            Kind::Map(entry) | Kind::Set(entry) => vec![entry.key.ty, entry.value.ty],
+            Kind::TreeMap { key, value } => vec![*key, *value],
+            Kind::TreeSet(item) => vec![*item],
             _ => Vec::new(),
         }
     }

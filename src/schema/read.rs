@@ -1,70 +1,38 @@
 //! Archives to JSON, by their schema.
 //!
-//! The schema is made into a plan once: for each type what to write before each of its parts, and
-//! where the part lies. Reading follows the plan over bytes that may be anything: whatever they
-//! say is checked before it is followed, nesting is bounded, and so is the work, for pointers may
-//! lead to the same bytes again and again. No panic, and no memory beside the stack.
+//! The schema is made into a plan once. Reading follows the plan over bytes that may be anything:
+//! whatever they say is checked before it is followed, nesting is bounded, and so is the work, for
+//! pointers may lead to the same bytes again and again. No panic, and no memory beside the stack.
 
 use std::io::Write;
 use std::sync::Arc;
 
 use serde_json::ser::{CompactFormatter, Formatter};
 
-use super::table::{self, Buckets};
+use super::decimal::Decimal;
+use super::ink::{Ink, is_plain};
+use super::plan::{Group, Listed, Node, What, plan};
+use super::table::{self, Buckets, INFINITY, MINUS_INFINITY, NAN};
+use super::tree::{InOrder, Layout};
 use super::value::Value;
-use super::{Entry, Fields, Kind, Place, Scalar, Schema, SchemaError, Shape, Type};
+use super::{Entry, Kind, Scalar, Schema, SchemaError, Type};
 use crate::limits::{SCHEMA_VALUE_DEPTH_MAX, SCHEMA_VALUES_MIN, SCHEMA_VALUES_PER_BYTE_MAX};
 
 /// Reads archives of one schema. Made once, used for any number of messages.
 ///
 /// The JSON is what serde writes by default: structures are objects, tuples arrays, enums are
-/// tagged by an outer object, `None` is `null`, bytes are arrays of numbers. Numbers that are not
-/// finite, and what is opaque, are `null`. Maps are objects if their keys are texts, numbers,
-/// characters or truth values, else arrays of pairs.
+/// tagged by an outer object, `None` is `null`, bytes are arrays of numbers. Maps are objects if
+/// their keys are texts, numbers, characters or truth values, else arrays of pairs. What is opaque
+/// is `null`.
+///
+/// For what JSON has no numbers, or few programs that read it, there are texts: `"NaN"`,
+/// `"Infinity"` and `"-Infinity"` as in protobuf's JSON, and integers beyond 64 bits by their
+/// digits. So nothing is lost on the way, and [`Writer`](super::Writer) takes it back.
 #[derive(Clone, Debug)]
 pub struct Reader {
     schema: Arc<Schema>,
     /// For each type of the schema.
     plan: Arc<[Node]>,
-}
-
-/// How a type is read.
-#[derive(Debug)]
-enum Node {
-    Scalar(Scalar),
-    NonZero(Scalar),
-    String,
-    Str,
-    Duration,
-    Group(Group),
-    Enum {
-        groups: Vec<Group>,
-        /// Which of them a tag stands for; beyond them if for none.
-        by_tag: Box<[u16; 256]>,
-    },
-    Option(Place),
-    List(u32),
-    Array(u32, u32),
-    Box(u32),
-    Map {
-        entry: Entry,
-        is_object: bool,
-    },
-    Opaque,
-}
-
-/// Parts, with what to write before, between and after them.
-#[derive(Debug)]
-struct Group {
-    parts: Vec<Part>,
-    /// With the beginning, if there are no parts.
-    end: Vec<u8>,
-}
-
-#[derive(Debug)]
-struct Part {
-    before: Vec<u8>,
-    place: Place,
 }
 
 impl Reader {
@@ -74,8 +42,7 @@ impl Reader {
     /// [`SchemaError::Format`] for archives of another format than rkyv's default.
     pub fn new(schema: Arc<Schema>) -> Result<Self, SchemaError> {
         schema.format().check()?;
-        let plan = schema.types().iter().map(|ty| Node::new(&schema, ty));
-        let plan = plan.collect();
+        let plan = plan(&schema).collect();
         Ok(Self { schema, plan })
     }
 
@@ -85,8 +52,8 @@ impl Reader {
         &self.schema
     }
 
-    /// Writes the message as JSON on one line, in many small pieces: a file or socket needs a
-    /// buffer around it. On an error, what is before it has been written.
+    /// Writes the message as JSON on one line, in blocks of 2 KiB. On an error, some of what is
+    /// before it has been written.
     ///
     /// # Errors
     /// [`SchemaError::Archive`] if these bytes are no such message; [`SchemaError::Io`].
@@ -127,103 +94,19 @@ impl Reader {
             types: self.schema.types(),
             plan: &self.plan,
             bytes,
-            to,
+            ink: Ink::new(to),
             work: more.saturating_add(SCHEMA_VALUES_MIN),
         };
-        walk.value(ty, at, 0)
+        walk.value(ty, at, 0)?;
+        walk.ink.finish()
     }
-}
-
-impl Node {
-    fn new(schema: &Schema, ty: &Type) -> Self {
-        match &ty.kind {
-            Kind::Scalar(scalar) => Self::Scalar(*scalar),
-            Kind::NonZero(scalar) => Self::NonZero(*scalar),
-            Kind::String => Self::String,
-            Kind::Str => Self::Str,
-            Kind::Duration => Self::Duration,
-            Kind::Struct(fields) => Self::Group(Group::new(None, fields)),
-            Kind::Enum(variants) => {
-                let mut by_tag = Box::new([u16::MAX; 256]);
-                for (idx, variant) in (0..).zip(variants) {
-                    by_tag[usize::from(variant.tag)] = idx;
-                }
-                let group =
-                    |variant: &super::Variant| Group::new(Some(&variant.name), &variant.fields);
-                let groups = variants.iter().map(group).collect();
-                Self::Enum { groups, by_tag }
-            }
-            Kind::Option(place) => Self::Option(*place),
-            Kind::List(item) => Self::List(*item),
-            Kind::Array { item, len } => Self::Array(*item, *len),
-            Kind::Box(inner) => Self::Box(*inner),
-            Kind::Map(entry) => {
-                let key = schema.ty(entry.key.ty);
-                let is_object = key.is_some_and(table::is_name);
-                let entry = *entry;
-                Self::Map { entry, is_object }
-            }
-            Kind::Opaque => Self::Opaque,
-        }
-    }
-}
-
-impl Group {
-    /// `tag` is the name of the variant that it belongs to.
-    fn new(tag: Option<&str>, fields: &Fields) -> Self {
-        let mut before = Vec::new();
-        let mut end = Vec::new();
-        match (tag, fields.shape) {
-            (None, Shape::Unit) => before.extend(b"null"),
-            (Some(tag), Shape::Unit) => before.extend(quoted(tag)),
-            (Some(tag), _) => {
-                before.push(b'{');
-                before.extend(quoted(tag));
-                before.push(b':');
-            }
-            (None, _) => {}
-        }
-        match fields.shape {
-            Shape::Unit | Shape::Newtype => {}
-            Shape::Tuple => {
-                before.push(b'[');
-                end.push(b']');
-            }
-            Shape::Named => {
-                before.push(b'{');
-                end.push(b'}');
-            }
-        }
-        if tag.is_some() && fields.shape != Shape::Unit {
-            end.push(b'}');
-        }
-        let mut parts = Vec::new();
-        for field in &fields.list {
-            if !parts.is_empty() {
-                before.push(b',');
-            }
-            if fields.shape == Shape::Named {
-                before.extend(quoted(&field.name));
-                before.push(b':');
-            }
-            let before = std::mem::take(&mut before);
-            let place = field.place;
-            parts.push(Part { before, place });
-        }
-        before.extend(end);
-        Self { parts, end: before }
-    }
-}
-
-fn quoted(text: &str) -> Vec<u8> {
-    serde_json::to_vec(text).unwrap_or_default()
 }
 
 struct Walk<'a, W> {
     types: &'a [Type],
     plan: &'a [Node],
     bytes: &'a [u8],
-    to: &'a mut W,
+    ink: Ink<'a, W>,
     /// How much more may be done.
     work: usize,
 }
@@ -256,8 +139,11 @@ impl<W: Write> Walk<'_, W> {
             }
             Node::Duration => {
                 let (seconds, nanos) = table::duration(self.bytes, at)?;
-                write!(self.to, "{{\"secs\":{seconds},\"nanos\":{nanos}}}")?;
-                Ok(())
+                self.ink.add(b"{\"secs\":")?;
+                CompactFormatter.write_u64(&mut self.ink, seconds)?;
+                self.ink.add(b",\"nanos\":")?;
+                CompactFormatter.write_u32(&mut self.ink, nanos)?;
+                self.ink.add(b"}")
             }
             Node::Group(group) => self.group(group, at, depth),
             Node::Enum { groups, by_tag } => {
@@ -267,7 +153,7 @@ impl<W: Write> Walk<'_, W> {
                 self.group(group, at, depth)
             }
             Node::Option(some) => match table::array_at(self.bytes, at)? {
-                [0] => Ok(self.to.write_all(b"null")?),
+                [0] => self.ink.add(b"null"),
                 [1] => self.value(some.ty, at + some.offset as usize, depth + 1),
                 _ => Err(wrong("a tag that stands for nothing", at)),
             },
@@ -282,35 +168,36 @@ impl<W: Write> Walk<'_, W> {
                 let target = table::target(self.bytes, at, size)?;
                 self.value(*inner, target, depth + 1)
             }
-            Node::Map { entry, is_object } => self.map(entry, *is_object, at, depth),
-            Node::Opaque => Ok(self.to.write_all(b"null")?),
+            // Only what it points to is another's, too.
+            Node::Shared(inner) => self.value(*inner, at, depth + 1),
+            Node::Table(entry, listed) => self.table(entry, *listed, at, depth),
+            Node::Tree(layout, listed) => self.tree(layout, *listed, at, depth),
+            Node::Opaque => self.ink.add(b"null"),
         }
     }
 
     fn group(&mut self, group: &Group, at: usize, depth: usize) -> Result<(), SchemaError> {
+        self.charge(group.values, at)?;
         for part in &group.parts {
-            self.to.write_all(&part.before)?;
-            let at = at + part.place.offset as usize;
-            // Most parts are numbers, which need not be asked for by type twice.
-            match &self.plan[part.place.ty as usize] {
-                Node::Scalar(scalar) => {
-                    self.charge(1, at)?;
-                    self.scalar(*scalar, at)?;
-                }
-                _ => self.value(part.place.ty, at, depth + 1)?,
+            self.ink.literal(&part.before)?;
+            let at = at + part.offset as usize;
+            match part.what {
+                What::Scalar(scalar) => self.scalar(scalar, at)?,
+                What::String => self.text(table::string(self.bytes, at)?, at)?,
+                What::Value(ty) => self.value(ty, at, depth + 1)?,
             }
         }
-        Ok(self.to.write_all(&group.end)?)
+        Ok(self.ink.literal(&group.end)?)
     }
 
     fn items(&mut self, ty: u32, at: usize, len: usize, depth: usize) -> Result<(), SchemaError> {
-        self.to.write_all(b"[")?;
+        self.ink.add(b"[")?;
         if let Node::Scalar(scalar) = self.plan[ty as usize] {
             self.charge(len, at)?;
             let size = scalar.size() as usize;
             for idx in 0..len {
                 if idx > 0 {
-                    self.to.write_all(b",")?;
+                    self.ink.add(b",")?;
                 }
                 self.scalar(scalar, at + idx * size)?;
             }
@@ -318,80 +205,106 @@ impl<W: Write> Walk<'_, W> {
             let size = self.types[ty as usize].size as usize;
             for idx in 0..len {
                 if idx > 0 {
-                    self.to.write_all(b",")?;
+                    self.ink.add(b",")?;
                 }
                 self.value(ty, at + idx * size, depth + 1)?;
             }
         }
-        Ok(self.to.write_all(b"]")?)
+        self.ink.add(b"]")
     }
 
-    fn map(
+    fn table(
         &mut self,
         entry: &Entry,
-        is_object: bool,
+        listed: Listed,
         at: usize,
         depth: usize,
     ) -> Result<(), SchemaError> {
-        let buckets = Buckets::find(self.bytes, at, entry)?;
+        let bytes = self.bytes;
+        let buckets = Buckets::find(bytes, at, entry)?;
         self.charge(buckets.capacity(), at)?;
-        let [open, middle, between, close] = if is_object {
-            [&b"{"[..], b":", b",", b"}"]
-        } else {
-            [&b"[["[..], b",", b"],[", b"]]"]
+        self.entries(buckets.entries(bytes, entry)?, listed, depth)
+    }
+
+    /// Never inlined: values without a tree are nested without its place on the stack.
+    #[inline(never)]
+    fn tree(
+        &mut self,
+        layout: &Layout,
+        listed: Listed,
+        at: usize,
+        depth: usize,
+    ) -> Result<(), SchemaError> {
+        let entries = InOrder::find(self.bytes, at, layout)?;
+        self.charge(entries.len(), at)?;
+        self.entries(entries, listed, depth)
+    }
+
+    /// Entries, each where its key and its value are.
+    fn entries(
+        &mut self,
+        entries: impl Iterator<Item = Result<(usize, usize), SchemaError>>,
+        listed: Listed,
+        depth: usize,
+    ) -> Result<(), SchemaError> {
+        let [open, middle, between, close] = match listed {
+            Listed { value: None, .. } => ["[", "", ",", "]"],
+            Listed {
+                is_object: true, ..
+            } => ["{", ":", ",", "}"],
+            _ => ["[[", ",", "],[", "]]"],
         };
-        if buckets.is_empty() {
-            let empty = if is_object { b"{}" } else { b"[]" };
-            return Ok(self.to.write_all(empty)?);
-        }
         let mut before = open;
-        for entry_at in buckets.full(self.bytes)? {
-            self.to.write_all(before)?;
+        for entry in entries {
+            let (key_at, value_at) = entry?;
+            self.ink.add(before.as_bytes())?;
             before = between;
-            let key_at = entry_at + entry.key.offset as usize;
-            if is_object {
-                self.key(entry.key.ty, key_at)?;
+            if listed.is_object {
+                self.key(listed.key, key_at)?;
             } else {
-                self.value(entry.key.ty, key_at, depth + 1)?;
+                self.value(listed.key, key_at, depth + 1)?;
             }
-            self.to.write_all(middle)?;
-            let value_at = entry_at + entry.value.offset as usize;
-            self.value(entry.value.ty, value_at, depth + 1)?;
+            self.ink.add(middle.as_bytes())?;
+            if let Some(value) = listed.value {
+                self.value(value, value_at, depth + 1)?;
+            }
         }
-        Ok(self.to.write_all(close)?)
+        match before == open {
+            true if listed.is_object => self.ink.add(b"{}"),
+            true => self.ink.add(b"[]"),
+            false => self.ink.add(close.as_bytes()),
+        }
     }
 
     /// Keys of objects are texts, whatever they are.
     fn key(&mut self, ty: u32, at: usize) -> Result<(), SchemaError> {
         let is_bare = match &self.types[ty as usize].kind {
-            Kind::Scalar(scalar) => *scalar != Scalar::Char,
-            Kind::NonZero(_) => true,
+            Kind::Scalar(Scalar::Char) => false,
+            Kind::Scalar(scalar) | Kind::NonZero(scalar) => !self.is_wide(*scalar, at)?,
             _ => false,
         };
         if is_bare {
-            self.to.write_all(b"\"")?;
+            self.ink.add(b"\"")?;
         }
         self.value(ty, at, 0)?;
         if is_bare {
-            self.to.write_all(b"\"")?;
+            self.ink.add(b"\"")?;
         }
         Ok(())
     }
 
     fn text(&mut self, text: &[u8], at: usize) -> Result<(), SchemaError> {
         self.charge(text.len(), at)?;
+        if is_plain(text) {
+            return self.ink.plain(text);
+        }
         let text = str::from_utf8(text).map_err(|_| wrong("a text that is not UTF-8", at))?;
-        self.quoted(text)
-    }
-
-    fn quoted(&mut self, text: &str) -> Result<(), SchemaError> {
-        let written = serde_json::to_writer(&mut *self.to, text);
-        Ok(written.map_err(std::io::Error::from)?)
+        self.ink.quoted(text)
     }
 
     #[inline]
     fn scalar(&mut self, scalar: Scalar, at: usize) -> Result<(), SchemaError> {
-        let (bytes, to) = (self.bytes, &mut *self.to);
+        let (bytes, to) = (self.bytes, &mut self.ink);
         let mut json = CompactFormatter;
         match scalar {
             Scalar::Bool => match table::array_at(bytes, at)? {
@@ -402,32 +315,71 @@ impl<W: Write> Walk<'_, W> {
             Scalar::Char => {
                 let char = char::from_u32(u32::from_le_bytes(table::array_at(bytes, at)?));
                 let char = char.ok_or_else(|| wrong("a number that is no character", at))?;
-                return self.quoted(char.encode_utf8(&mut [0; 4]));
+                return self.ink.quoted(char.encode_utf8(&mut [0; 4]));
             }
             Scalar::U8 => json.write_u8(to, u8::from_le_bytes(table::array_at(bytes, at)?))?,
             Scalar::U16 => json.write_u16(to, u16::from_le_bytes(table::array_at(bytes, at)?))?,
             Scalar::U32 => json.write_u32(to, u32::from_le_bytes(table::array_at(bytes, at)?))?,
             Scalar::U64 => json.write_u64(to, u64::from_le_bytes(table::array_at(bytes, at)?))?,
-            Scalar::U128 => {
-                json.write_u128(to, u128::from_le_bytes(table::array_at(bytes, at)?))?
-            }
+            Scalar::U128 | Scalar::I128 => return self.huge(scalar, at),
             Scalar::I8 => json.write_i8(to, i8::from_le_bytes(table::array_at(bytes, at)?))?,
             Scalar::I16 => json.write_i16(to, i16::from_le_bytes(table::array_at(bytes, at)?))?,
-            Scalar::I32 => json.write_i32(to, i32::from_le_bytes(table::array_at(bytes, at)?))?,
-            Scalar::I64 => json.write_i64(to, i64::from_le_bytes(table::array_at(bytes, at)?))?,
-            Scalar::I128 => {
-                json.write_i128(to, i128::from_le_bytes(table::array_at(bytes, at)?))?
+            Scalar::I32 | Scalar::Isize => {
+                json.write_i32(to, i32::from_le_bytes(table::array_at(bytes, at)?))?
             }
-            Scalar::F32 => match f32::from_le_bytes(table::array_at(bytes, at)?) {
-                finite if finite.is_finite() => json.write_f32(to, finite)?,
-                _ => json.write_null(to)?,
-            },
-            Scalar::F64 => match f64::from_le_bytes(table::array_at(bytes, at)?) {
-                finite if finite.is_finite() => json.write_f64(to, finite)?,
-                _ => json.write_null(to)?,
-            },
+            Scalar::I64 => json.write_i64(to, i64::from_le_bytes(table::array_at(bytes, at)?))?,
+            Scalar::F32 => {
+                let number = f32::from_le_bytes(table::array_at(bytes, at)?);
+                match Decimal::of_f32(number) {
+                    Some(decimal) => decimal.write(to)?,
+                    None if number.is_finite() => json.write_f32(to, number)?,
+                    None => return self.not_finite(number.into()),
+                }
+            }
+            Scalar::F64 => {
+                let number = f64::from_le_bytes(table::array_at(bytes, at)?);
+                match Decimal::of_f64(number) {
+                    Some(decimal) => decimal.write(to)?,
+                    None if number.is_finite() => json.write_f64(to, number)?,
+                    None => return self.not_finite(number),
+                }
+            }
         }
         Ok(())
+    }
+
+    #[cold]
+    fn not_finite(&mut self, number: f64) -> Result<(), SchemaError> {
+        let name = match number {
+            f64::INFINITY => INFINITY,
+            f64::NEG_INFINITY => MINUS_INFINITY,
+            _ => NAN,
+        };
+        self.ink.plain(name.as_bytes())
+    }
+
+    fn huge(&mut self, scalar: Scalar, at: usize) -> Result<(), SchemaError> {
+        let quote = if self.is_wide(scalar, at)? { "\"" } else { "" };
+        self.ink.add(quote.as_bytes())?;
+        let number = table::array_at(self.bytes, at)?;
+        match scalar {
+            Scalar::U128 => CompactFormatter.write_u128(&mut self.ink, u128::from_le_bytes(number)),
+            _ => CompactFormatter.write_i128(&mut self.ink, i128::from_le_bytes(number)),
+        }?;
+        self.ink.add(quote.as_bytes())
+    }
+
+    /// True for a number that most programs would round: it is written as a text.
+    fn is_wide(&self, scalar: Scalar, at: usize) -> Result<bool, SchemaError> {
+        let number = |at| table::array_at(self.bytes, at);
+        Ok(match scalar {
+            Scalar::U128 => u128::from_le_bytes(number(at)?) > u64::MAX.into(),
+            Scalar::I128 => {
+                let most = i64::MIN.into()..=u64::MAX.into();
+                !most.contains(&i128::from_le_bytes(number(at)?))
+            }
+            _ => false,
+        })
     }
 
     #[inline]

@@ -124,23 +124,28 @@ impl Buckets {
         Ok(found)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     pub(super) fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Where the entries are.
-    pub(super) fn full(self, bytes: &[u8]) -> Result<impl Iterator<Item = usize>, SchemaError> {
-        let control = bytes_at(bytes, self.target, self.capacity)?;
+    /// Where the keys are, and the values.
+    pub(super) fn entries(
+        self,
+        bytes: &[u8],
+        entry: &Entry,
+    ) -> Result<impl Iterator<Item = Result<(usize, usize), SchemaError>>, SchemaError> {
+        let (key, value) = (entry.key.offset as usize, entry.value.offset as usize);
+        let control = match self.len {
+            0 => &[],
+            _ => bytes_at(bytes, self.target, self.capacity)?,
+        };
         let is_full = |byte: &u8| byte & 0x80 == 0;
         if control.iter().filter(|byte| is_full(byte)).count() != self.len {
             return Err(wrong("a map that miscounts its entries", self.target));
         }
         let full = (1..).zip(control).filter(move |(_, byte)| is_full(byte));
-        Ok(full.map(move |(idx, _): (usize, _)| self.target - idx * self.size))
+        let places = full.map(move |(idx, _): (usize, _)| self.target - idx * self.size);
+        Ok(places.map(move |at| Ok((at + key, at + value))))
     }
 }
 
@@ -165,6 +170,13 @@ pub(super) fn is_name(ty: &Type) -> bool {
     );
     is_text && !is_float
 }
+
+/// What numbers are called for which JSON has no words: as in protobuf's JSON.
+pub(super) const NAN: &str = "NaN";
+/// Beyond all others.
+pub(super) const INFINITY: &str = "Infinity";
+/// Below all others.
+pub(super) const MINUS_INFINITY: &str = "-Infinity";
 
 fn outside(at: usize) -> SchemaError {
     wrong("something that is not there", at)

@@ -12,7 +12,9 @@ use rkyv::util::AlignedVec;
 use rkyv::validation::ArchiveContext;
 use rkyv::{Archive, Archived, Portable, Serialize};
 
+mod collections;
 mod hostile;
+mod numbers;
 
 use super::*;
 use crate::Message;

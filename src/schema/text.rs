@@ -55,6 +55,14 @@ impl Schema {
             Kind::List(item) => generic("Vec<", &[*item], ">"),
             Kind::Array { item, len } => generic("[", &[*item], &format!("; {len}]")),
             Kind::Box(inner) => generic("Box<", &[*inner], ">"),
+            Kind::Shared(inner) => match self.ty(*inner).map(|ty| &ty.kind) {
+                Some(Kind::Box(inner)) => generic("Arc<", &[*inner], ">"),
+                Some(Kind::List(item)) => generic("Arc<[", &[*item], "]>"),
+                _ => to.push_str("Arc<str>"),
+            },
+            Kind::Set(entry) => generic("HashSet<", &[entry.key.ty], ">"),
+            Kind::TreeMap { key, value } => generic("BTreeMap<", &[*key, *value], ">"),
+            Kind::TreeSet(item) => generic("BTreeSet<", &[*item], ">"),
             Kind::Map(entry) => generic("HashMap<", &[entry.key.ty, entry.value.ty], ">"),
             Kind::Opaque => to.push_str(&format!("[opaque; {}]", ty.size)),
         }

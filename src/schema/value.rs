@@ -4,7 +4,8 @@ use std::io::Write;
 
 use super::read::{Reader, wrong};
 use super::table::{self, Buckets};
-use super::{Entry, Fields, Kind, Scalar, SchemaError, Shape, Type};
+use super::tree::{InOrder, Layout};
+use super::{Fields, Kind, Scalar, SchemaError, Shape, Type};
 use crate::limits::SCHEMA_VALUE_DEPTH_MAX;
 
 /// A message or a part of it, where it lies in the archive.
@@ -110,7 +111,7 @@ impl<'a> Value<'a> {
             Scalar::Char => None,
             Scalar::F32 => Some(f32::from_bits(u32::try_from(unsigned).ok()?).into()),
             Scalar::F64 => Some(f64::from_bits(u64::try_from(unsigned).ok()?)),
-            Scalar::I8 | Scalar::I16 | Scalar::I32 | Scalar::I64 | Scalar::I128 => {
+            Scalar::I8 | Scalar::I16 | Scalar::I32 | Scalar::I64 | Scalar::I128 | Scalar::Isize => {
                 Some(signed as f64)
             }
             _ => Some(unsigned as f64),
@@ -165,7 +166,17 @@ impl<'a> Value<'a> {
                 Ok(found.item(*item, target, len, step))
             }
             Kind::Array { item, len } => Ok(found.item(*item, found.at, *len as usize, step)),
-            Kind::Map(entry) => found.entry(entry, step),
+            Kind::Map(entry) => {
+                let buckets = Buckets::find(found.archive, found.at, entry)?;
+                let entries = buckets.entries(found.archive, entry)?;
+                found.entry(entries, entry.key.ty, entry.value.ty, step)
+            }
+            Kind::TreeMap { key, value } => {
+                let types = found.reader.schema().types();
+                let layout = Layout::new(&types[*key as usize], Some(&types[*value as usize]));
+                let entries = InOrder::find(found.archive, found.at, &layout)?;
+                found.entry(entries, *key, *value, step)
+            }
             _ => Ok(Err("nothing is in it".into())),
         }
     }
@@ -180,6 +191,7 @@ impl<'a> Value<'a> {
                     found.at = table::target(found.archive, found.at, size)?;
                     found.ty = *inner;
                 }
+                Kind::Shared(inner) => found = found.moved(*inner, 0),
                 Kind::Option(some) => match table::array_at(found.archive, found.at)? {
                     [0] => return Ok(None),
                     [1] => found = found.moved(some.ty, some.offset),
@@ -226,19 +238,24 @@ impl<'a> Value<'a> {
         }
     }
 
-    fn entry(self, entry: &Entry, step: &str) -> Result<Result<Self, String>, SchemaError> {
-        let buckets = Buckets::find(self.archive, self.at, entry)?;
-        if !buckets.is_empty() {
-            for at in buckets.full(self.archive)? {
-                let found = Self { at, ..self };
-                let key = found.moved(entry.key.ty, entry.key.offset).json_text()?;
-                let is_it = match key.strip_prefix('"') {
-                    Some(_) => serde_json::from_str(&key).is_ok_and(|key: String| key == step),
-                    None => key == step,
-                };
-                if is_it {
-                    return Ok(Ok(found.moved(entry.value.ty, entry.value.offset)));
-                }
+    /// The value whose key is `step`.
+    fn entry(
+        self,
+        entries: impl Iterator<Item = Result<(usize, usize), SchemaError>>,
+        key: u32,
+        value: u32,
+        step: &str,
+    ) -> Result<Result<Self, String>, SchemaError> {
+        for entry in entries {
+            let (key_at, value_at) = entry?;
+            let found = |ty, at| Self { ty, at, ..self };
+            let key = found(key, key_at).json_text()?;
+            let is_it = match key.strip_prefix('"') {
+                Some(_) => serde_json::from_str(&key).is_ok_and(|key: String| key == step),
+                None => key == step,
+            };
+            if is_it {
+                return Ok(Ok(found(value, value_at)));
             }
         }
         Ok(Err("it has no such entry".into()))

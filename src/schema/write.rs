@@ -4,7 +4,9 @@
 //! place that its alignment asks for; rkyv's own checks demand that order.
 
 mod json;
+mod key;
 mod map;
+mod tree;
 
 use std::sync::Arc;
 
@@ -12,6 +14,7 @@ use serde_json::{Map, Value as Json};
 
 use super::error::within;
 use super::table::{self, INLINE, NANOS, STRING_BYTES_MAX};
+use super::tree::NOWHERE;
 use super::{Fields, Kind, Schema, SchemaError, Shape, Type, Variant};
 use crate::limits::{ARCHIVE_DEPTH_MAX, MESSAGE_BYTES_MAX, SCHEMA_VALUE_DEPTH_MAX};
 
@@ -21,7 +24,8 @@ use self::json::{kind_of, scalar};
 ///
 /// Read is what [`Reader`](super::Reader) writes, but nothing is guessed: each field must be there,
 /// except an `Option`, which is `None` without, and none that the type has not. Integers of 128
-/// bits may be texts, as JSON has no such numbers. Values with an opaque part cannot be written.
+/// bits may be texts, and beyond 64 bits they must be. A set has no item twice. Values with an
+/// opaque part cannot be written, nor maps and sets with keys that are structures or the like.
 #[derive(Clone, Debug)]
 pub struct Writer {
     schema: Arc<Schema>,
@@ -206,7 +210,13 @@ impl Writer {
                 let target = self.pointee(*inner, json)?;
                 block.point(at, target);
             }
-            (Kind::Map(entry), json) => self.map(entry, json, block, at)?,
+            (Kind::Shared(inner), json) => self.shared(*inner, json, block, at)?,
+            (Kind::Map(entry), json) => self.table(entry, false, json, block, at)?,
+            (Kind::Set(entry), json) => self.table(entry, true, json, block, at)?,
+            (Kind::TreeMap { key, value }, json) => {
+                self.tree(*key, Some(*value), json, block, at)?;
+            }
+            (Kind::TreeSet(item), json) => self.tree(*item, None, json, block, at)?,
             (Kind::Opaque, _) => {
                 let expected = "nothing: this type is opaque, and cannot be written";
                 return Err(self.expected(expected, json));
@@ -216,6 +226,27 @@ impl Writer {
             (Kind::Array { len, .. }, json) => {
                 return Err(self.expected(&format!("an array of {len}"), json));
             }
+        }
+        Ok(())
+    }
+
+    /// A pointer and what it leads to. Two that are shared never lead to the same place, even if
+    /// nothing is there.
+    fn shared(
+        &mut self,
+        inner: u32,
+        json: &Json,
+        block: &mut Block,
+        at: usize,
+    ) -> Result<(), SchemaError> {
+        self.value(inner, json, block, at)?;
+        if block
+            .pointers
+            .last()
+            .is_some_and(|(_, target)| *target == self.out.len())
+        {
+            self.room(1, 1)?;
+            self.out.push(0);
         }
         Ok(())
     }
@@ -426,6 +457,11 @@ impl Block {
 
     fn point(&mut self, at: usize, target: usize) {
         self.pointers.push((at, target));
+    }
+
+    /// As rkyv's own pointers where nothing is.
+    fn point_nowhere(&mut self, at: usize) {
+        self.write(at, &NOWHERE.to_le_bytes());
     }
 }
 

@@ -1,11 +1,14 @@
 //! `mesh topic echo` and `send`, `mesh service call`: binaries among nodes that know the types.
 
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::fd::AsFd as _;
 use std::process::{Child, Command, Stdio};
 
+use rustix::pipe::fcntl_getpipe_size;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use shmesh::limits::ECHO_PIPE_BYTES;
 use shmesh::rkyv::{self, Archive, rancor};
 use shmesh::{Json, Message, MsgPack, Payload, Publisher, Raw, Request, Untyped};
 
@@ -224,7 +227,9 @@ fn each_message_is_there_before_the_next_and_the_end_by_signal_is_a_good_one() {
     let node = mesh.node("n");
     let mut texts = node.publisher::<Json<u32>>("t").build().unwrap();
     let mut child = spawn(tool_of(&mesh, "topic echo t"));
-    let out = BufReader::new(child.stdout.take().unwrap());
+    let out = child.stdout.take().unwrap();
+    let pipe = out.as_fd().try_clone_to_owned().unwrap();
+    let out = BufReader::new(out);
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let mut lines = out.lines().map_while(Result::ok);
@@ -236,8 +241,45 @@ fn each_message_is_there_before_the_next_and_the_end_by_signal_is_a_good_one() {
         let line = told.recv_timeout(PATIENCE).expect("a line in time");
         assert_eq!(line, number.to_string());
     }
+    // It made room for streams.
+    assert!(fcntl_getpipe_size(&pipe).unwrap() >= ECHO_PIPE_BYTES);
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn each_line_names_the_topic_and_publisher_of_its_own_message() {
+    let mesh = Mesh::start();
+    let ends = [("left", "arm/a"), ("left", "arm/b"), ("right", "arm/a")];
+    let mut publishers = ends.map(|(name, topic)| {
+        let node = mesh.node(name);
+        let publisher = node.publisher::<Json<u32>>(topic).build().unwrap();
+        (node, publisher)
+    });
+    let mut child = spawn(tool_of(&mesh, "topic echo arm/* --json --count 9"));
+    for (_, publisher) in &mut publishers {
+        publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+    }
+    let mut sent = Vec::new();
+    for round in 0..3 {
+        for (number, (_, publisher)) in (0..).zip(&mut publishers) {
+            publisher.publish(&(10 * round + number)).unwrap();
+            let (name, topic) = ends[number as usize];
+            sent.push(format!("{name} {topic} {}", 10 * round + number));
+        }
+    }
+    let said = ended_well(&mut child);
+    let mut heard: Vec<_> = said
+        .lines()
+        .map(|line| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let [name, topic] = ["publisher", "topic"].map(|key| line[key].as_str().unwrap());
+            format!("{name} {topic} {}", line["data"])
+        })
+        .collect();
+    sent.sort();
+    heard.sort();
+    assert_eq!(heard, sent);
 }
 
 #[test]

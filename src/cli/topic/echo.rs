@@ -2,10 +2,11 @@
 //!
 //! While there are more, they are written in large pieces; when there are none, at once.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use clap::Args;
+use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
 
 use crate::cli::output::Output;
 use crate::cli::reach::ReachArgs;
@@ -13,7 +14,9 @@ use crate::cli::reading::{Reading, Unread, Wish};
 use crate::cli::signals::Ends;
 use crate::cli::{Failure, runtime};
 use crate::endpoint::Overflow;
-use crate::limits::{DEPTH_MAX, ECHO_BATCH, ECHO_BYTES, ECHO_DEPTH_DEFAULT, NOBODY_MS};
+use crate::limits::{
+    DEPTH_MAX, ECHO_BATCH, ECHO_BYTES, ECHO_DEPTH_DEFAULT, ECHO_PIPE_BYTES, NOBODY_MS,
+};
 use crate::message::Untyped;
 use crate::name::{check_pattern, escaped, is_pattern};
 use crate::sample::Sample;
@@ -74,6 +77,7 @@ async fn follow(args: &EchoArgs) -> Result<(), Failure> {
         topics = topics.also(topic);
     }
     let mut topics = topics.overflow(Overflow::KeepLast(args.depth)).build()?;
+    widen_pipe();
     let wish = Wish {
         field: args.field.clone(),
         is_short: args.no_arr,
@@ -83,6 +87,7 @@ async fn follow(args: &EchoArgs) -> Result<(), Failure> {
         args,
         reading: Reading::new(&node, wish),
         is_named: args.topics.len() > 1 || is_pattern(&args.topics[0]),
+        heading: Heading::default(),
         out: Vec::with_capacity(2 * ECHO_BYTES),
         output: Output::new(),
         count: 0,
@@ -102,15 +107,52 @@ async fn follow(args: &EchoArgs) -> Result<(), Failure> {
     echoed
 }
 
+/// Makes room in the pipe that is written to. What is none stays as it is, and so does a pipe whose
+/// user has all the memory for pipes that he may have.
+fn widen_pipe() {
+    let out = rustix::stdio::stdout();
+    if fcntl_getpipe_size(out).is_ok_and(|size| size < ECHO_PIPE_BYTES) {
+        let _ = fcntl_setpipe_size(out, ECHO_PIPE_BYTES);
+    }
+}
+
 struct Echo<'a> {
     args: &'a EchoArgs,
     reading: Reading<'a>,
     /// True if lines say their topic.
     is_named: bool,
+    heading: Heading,
     /// What is not written yet.
     out: Vec<u8>,
     output: Output,
     count: u64,
+}
+
+/// What lines begin with that are of the same topic and publisher as the one before.
+#[derive(Default)]
+struct Heading {
+    topic: String,
+    publisher: String,
+    json: String,
+    plain: String,
+}
+
+impl Heading {
+    fn of(sample: &Sample<Untyped>) -> Self {
+        let [topic, publisher] = [sample.topic(), sample.publisher_name()];
+        // Of characters that need no escapes: names have no others.
+        let [shown, by] = [escaped(topic), escaped(publisher)];
+        Self {
+            topic: topic.into(),
+            publisher: publisher.into(),
+            json: format!("{{\"topic\":\"{shown}\",\"publisher\":\"{by}\",\"sequence\":"),
+            plain: format!("{shown}: "),
+        }
+    }
+
+    fn is_of(&self, sample: &Sample<Untyped>) -> bool {
+        self.topic == sample.topic() && self.publisher == sample.publisher_name()
+    }
 }
 
 impl Echo<'_> {
@@ -191,22 +233,20 @@ impl Echo<'_> {
 
     /// What comes before the message.
     fn begin(&mut self, sample: &Sample<Untyped>) -> Result<(), Failure> {
+        if !self.heading.is_of(sample) {
+            self.heading = Heading::of(sample);
+        }
         let out = &mut self.out;
         if self.args.json {
-            // Names of topics and nodes have only characters that need no escapes.
-            let (topic, publisher) = (escaped(sample.topic()), escaped(sample.publisher_name()));
-            let (sequence, lost) = (sample.sequence(), sample.lost_before());
-            write!(
-                out,
-                "{{\"topic\":\"{topic}\",\"publisher\":\"{publisher}\",\"sequence\":{sequence},"
-            )?;
-            match sample.sent_ns() {
-                Some(ns) => write!(out, "\"sent_ns\":{ns}")?,
-                None => write!(out, "\"sent_ns\":null")?,
-            }
-            write!(out, ",\"lost\":{lost},\"data\":")?;
+            out.extend_from_slice(self.heading.json.as_bytes());
+            serde_json::to_writer(&mut *out, &sample.sequence())?;
+            out.extend_from_slice(b",\"sent_ns\":");
+            serde_json::to_writer(&mut *out, &sample.sent_ns())?;
+            out.extend_from_slice(b",\"lost\":");
+            serde_json::to_writer(&mut *out, &sample.lost_before())?;
+            out.extend_from_slice(b",\"data\":");
         } else if self.is_named {
-            write!(out, "{}: ", escaped(sample.topic()))?;
+            out.extend_from_slice(self.heading.plain.as_bytes());
         }
         Ok(())
     }

@@ -149,9 +149,32 @@ fn misshaped() -> Vec<(Vec<Type>, &'static str)> {
     ]
 }
 
+/// Pointers and collections that are not what they are said to be.
+fn misshaped_collections() -> Vec<(Vec<Type>, &'static str)> {
+    let byte = || scalar(Scalar::U8);
+    let [key, value] = [0, 1].map(|offset| Place { ty: 1, offset });
+    let (size, align) = (2, 1);
+    let entry = Entry {
+        size,
+        align,
+        key,
+        value,
+    };
+    vec![
+        (vec![ty(1, 1, Kind::Shared(1)), byte()], "pointed to"),
+        (vec![ty(4, 4, Kind::Shared(0))], "pointed to"),
+        (vec![ty(8, 8, Kind::TreeSet(1)), byte()], "size"),
+        (vec![ty(12, 4, Kind::Set(entry)), byte()], "no values"),
+    ]
+}
+
 #[test]
 fn schemas_that_do_not_hold_together_are_refused() {
-    for (types, expected) in misplaced().into_iter().chain(misshaped()) {
+    for (types, expected) in misplaced()
+        .into_iter()
+        .chain(misshaped())
+        .chain(misshaped_collections())
+    {
         let why = refused(types);
         assert!(why.contains(expected), "{why}, expected {expected}");
     }

@@ -3,6 +3,7 @@
 use serde_json::Value as Json;
 
 use super::super::Scalar;
+use super::super::table::{INFINITY, MINUS_INFINITY, NAN};
 use super::Misfit;
 use crate::name::escaped;
 
@@ -11,14 +12,24 @@ pub(super) fn scalar(kind: Scalar, json: &Json) -> Result<[u8; 16], Misfit> {
     let bytes = match (kind, json) {
         (Scalar::Bool, Json::Bool(is)) => Some(wide(u8::from(*is))),
         (Scalar::Char, Json::String(text)) => one_char(text).map(|c| wide(u32::from(c))),
-        // As JSON has no word for what is not finite, reading makes these null. It is not taken
-        // back: which of them it was is not known.
         (Scalar::F32, Json::Number(number)) => number
             .as_f64()
             .and_then(|_| number.to_string().parse::<f32>().ok())
             .filter(|number| number.is_finite())
             .map(|number| wide(number.to_bits())),
         (Scalar::F64, Json::Number(number)) => number.as_f64().map(|number| wide(number.to_bits())),
+        (Scalar::F32, Json::String(text)) => match text.as_str() {
+            NAN => Some(wide(f32::NAN.to_bits())),
+            INFINITY => Some(wide(f32::INFINITY.to_bits())),
+            MINUS_INFINITY => Some(wide(f32::NEG_INFINITY.to_bits())),
+            _ => None,
+        },
+        (Scalar::F64, Json::String(text)) => match text.as_str() {
+            NAN => Some(wide(f64::NAN.to_bits())),
+            INFINITY => Some(wide(f64::INFINITY.to_bits())),
+            MINUS_INFINITY => Some(wide(f64::NEG_INFINITY.to_bits())),
+            _ => None,
+        },
         (Scalar::U128 | Scalar::I128, Json::String(text)) => whole(kind, text),
         (Scalar::Bool | Scalar::Char | Scalar::F32 | Scalar::F64, _) => None,
         (kind, Json::Number(number)) if !number.is_f64() => whole(kind, &number.to_string()),
@@ -37,7 +48,7 @@ pub(super) fn whole(kind: Scalar, digits: &str) -> Option<[u8; 16]> {
         Scalar::U128 => digits.parse::<u128>().ok().map(wide),
         Scalar::I8 => digits.parse::<i8>().ok().map(|n| wide(n.cast_unsigned())),
         Scalar::I16 => digits.parse::<i16>().ok().map(|n| wide(n.cast_unsigned())),
-        Scalar::I32 => digits.parse::<i32>().ok().map(|n| wide(n.cast_unsigned())),
+        Scalar::I32 | Scalar::Isize => digits.parse::<i32>().ok().map(|n| wide(n.cast_unsigned())),
         Scalar::I64 => digits.parse::<i64>().ok().map(|n| wide(n.cast_unsigned())),
         Scalar::I128 => digits.parse::<i128>().ok().map(|n| wide(n.cast_unsigned())),
         Scalar::Bool | Scalar::Char | Scalar::F32 | Scalar::F64 => None,
