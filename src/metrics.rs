@@ -44,9 +44,9 @@
 //! `closing` or `cancelled`.
 //!
 //! Histograms of pages have the times of a sample: all while they come slowly, about a thousand a
-//! second of those that come faster, but at least one in 256. A latency is known where publishers
-//! stamp and share the subscriber's clock: not over a network from another host. A message of a
-//! history has its age.
+//! second of those that come faster, but at least one in 256; of calls under way at once one. A
+//! latency is known where publishers stamp and share the subscriber's clock: not over a network
+//! from another host. A message of a history has its age.
 
 use shmesh_shm::Counter;
 
@@ -56,7 +56,7 @@ mod recorder;
 #[cfg(feature = "metrics")]
 mod sampler;
 mod stride;
-pub(crate) use calls::{Began, CallMeter, RequestMeter};
+pub(crate) use calls::{CallMeter, RequestMeter};
 #[cfg(feature = "metrics")]
 pub(crate) use sampler::Sampler;
 #[cfg(feature = "metrics")]

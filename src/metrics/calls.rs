@@ -7,19 +7,19 @@ use shmesh_shm::{Counter, Counters, monotonic_ns};
 use super::recorder::Recorder;
 use super::{Stride, Whose};
 use crate::error::Error;
+use crate::id::NodeId;
 use crate::node::Node;
-use crate::service::{Call, CallError};
+use crate::service::{Call, CallError, CallId};
 
-/// When something began whose time is measured; 0 if it is not.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Began(u64);
-
-/// Measures the time of some calls or requests.
+/// Measures the time of some calls or requests, one at once. Which one it is stands here, not in
+/// each of them: they are moved, and what they are larger by is paid at every call.
 #[derive(Debug)]
 struct Meter {
     counters: Counters,
     begun: u64,
     stride: Stride,
+    /// Number of the one that is measured, and when it began.
+    measured: Option<(u64, u64)>,
 }
 
 impl Meter {
@@ -28,26 +28,34 @@ impl Meter {
             counters: node.shared().counters(whose, endpoint, service),
             begun: 0,
             stride: Stride::default(),
+            measured: None,
         }
     }
 
     #[inline]
-    fn begin(&mut self) -> Began {
+    fn begin(&mut self, number: u64) {
         self.begun += 1;
-        if !self.stride.is_due(self.begun) {
-            return Began::default();
+        if self.stride.is_due(self.begun) && self.measured.is_none() {
+            let now_ns = monotonic_ns();
+            self.stride.measured(self.begun, now_ns);
+            self.measured = Some((number, now_ns));
         }
-        let now_ns = monotonic_ns();
-        self.stride.measured(self.begun, now_ns);
-        Began(now_ns)
     }
 
     #[inline]
-    fn end(&self, Began(since_ns): Began) {
-        if since_ns != 0 {
+    fn end(&mut self, number: u64) {
+        if let Some((its, since_ns)) = self.measured
+            && its == number
+        {
+            self.measured = None;
             self.counters
                 .record(monotonic_ns().saturating_sub(since_ns));
         }
+    }
+
+    /// One ended without an answer; perhaps it was that which is measured.
+    fn give_up(&mut self) {
+        self.measured = None;
     }
 }
 
@@ -71,8 +79,8 @@ impl CallMeter {
 
     /// A call is about to be started.
     #[inline]
-    pub(crate) fn begin(&mut self) -> Began {
-        self.page.begin()
+    pub(crate) fn begin(&mut self, id: CallId) {
+        self.page.begin(id.number());
     }
 
     /// A reply came.
@@ -80,18 +88,20 @@ impl CallMeter {
     pub(crate) fn replied<T>(&mut self, reply: &Result<T, CallError>, call: &Call) {
         let outcome = reply.as_ref().err().map_or(Counter::CallsOk, outcome_of);
         self.count(outcome);
-        self.page.end(call.began);
+        self.page.end(call.id().number());
         #[cfg(feature = "metrics")]
         self.recorder.measure(call.age());
     }
 
     /// A call ended without a reply, or did not begin.
     pub(crate) fn ended(&mut self, error: &CallError) {
+        self.page.give_up();
         self.count(outcome_of(error));
     }
 
     /// A call was given up.
     pub(crate) fn cancelled(&mut self) {
+        self.page.give_up();
         self.count(Counter::CallsCancelled);
     }
 
@@ -133,19 +143,28 @@ impl RequestMeter {
 
     /// A request was taken.
     #[inline]
-    pub(crate) fn begin(&mut self) -> Began {
-        self.0.begin()
+    pub(crate) fn begin(&mut self, caller: NodeId, call: u64) {
+        self.0.begin(number_of(caller, call));
     }
 
     /// It was answered so.
     #[inline]
-    pub(crate) fn answered(&self, outcome: Counter, began: Began) {
+    pub(crate) fn answered(&mut self, outcome: Counter, caller: NodeId, call: u64) {
         self.0.counters.add(outcome, 1);
-        self.0.end(began);
+        self.0.end(number_of(caller, call));
     }
 
     /// So many were given up.
-    pub(crate) fn cancelled(&self, count: u64) {
+    pub(crate) fn cancelled(&mut self, count: u64) {
+        self.0.give_up();
         self.0.counters.add(Counter::CallsCancelled, count);
     }
+}
+
+/// A number for a call of that node. Ids are random: that two of them are one is a wrong time among
+/// many at worst.
+const fn number_of(caller: NodeId, call: u64) -> u64 {
+    #[allow(clippy::cast_possible_truncation)] // as said
+    let caller = caller.0 as u64;
+    caller ^ call
 }

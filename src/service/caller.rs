@@ -14,7 +14,7 @@ use crate::error::{Error, RecvError};
 use crate::id::NodeId;
 use crate::limits::{CALLS_MAX, HELD_DEFAULT};
 use crate::message::{Body, Enveloped, Payload};
-use crate::metrics::{Began, CallMeter};
+use crate::metrics::CallMeter;
 use crate::node::Node;
 use crate::publisher::{ArchiveWriter, Publisher};
 use crate::sample::Sample;
@@ -55,10 +55,19 @@ pub(crate) struct Call {
     /// When it is given up.
     until: Instant,
     timeout: Duration,
-    pub(crate) began: Began,
+}
+
+impl CallId {
+    pub(crate) const fn number(self) -> u64 {
+        self.0
+    }
 }
 
 impl Call {
+    pub(crate) const fn id(&self) -> CallId {
+        self.id
+    }
+
     /// How long it has been under way.
     #[cfg(feature = "metrics")]
     pub(crate) fn age(&self) -> Duration {
@@ -349,7 +358,7 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
             },
             provider.node,
         );
-        let began = self.meter.begin();
+        self.meter.begin(id);
         if let Err(error) = self.send(idx, head, request) {
             self.free.push(place);
             return Err(error);
@@ -361,7 +370,6 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
             provider: node,
             until: Instant::now() + self.timeout,
             timeout: self.timeout,
-            began,
         });
         Ok(id)
     }

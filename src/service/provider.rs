@@ -15,7 +15,7 @@ use crate::error::{Error, RecvError};
 use crate::id::NodeId;
 use crate::limits::{CALLS_MAX, FAILURE_BYTES_MAX, HANDLERS_DEFAULT, PENDING_DEFAULT};
 use crate::message::{Body, Enveloped, Payload, Validation};
-use crate::metrics::{Began, RequestMeter};
+use crate::metrics::RequestMeter;
 use crate::node::Node;
 use crate::publisher::{ArchiveWriter, Publisher};
 use crate::sample::Sample;
@@ -141,7 +141,6 @@ pub struct Request<Q: Payload> {
     sample: Sample<Q>,
     pub(super) head: Head,
     pub(super) caller: NodeId,
-    began: Began,
 }
 
 impl<Q: Payload> Request<Q> {
@@ -168,7 +167,6 @@ impl<Q: Payload> Request<Q> {
         Address {
             head: self.head,
             caller: self.caller,
-            began: self.began,
         }
     }
 }
@@ -194,7 +192,6 @@ impl<Q: Payload> fmt::Debug for Request<Q> {
 pub(super) struct Address {
     pub(super) head: Head,
     pub(super) caller: NodeId,
-    began: Began,
 }
 
 /// What a provider takes from its ring.
@@ -352,21 +349,16 @@ impl<Q: Payload, R: Body> Provider<Q, R> {
             return Some(Taken::Cancelled { caller, call });
         }
         self.stats.requests += 1;
-        let began = self.meter.begin();
+        self.meter.begin(caller, head.call);
         match Q::find(received, Validation::InPlace) {
             Ok(held) => Some(Taken::Request(Request {
                 sample: Sample { held },
                 head,
                 caller,
-                began,
             })),
             Err(invalid) => {
                 let message = format!("invalid request: {}", invalid.0);
-                let address = Address {
-                    head,
-                    caller,
-                    began,
-                };
+                let address = Address { head, caller };
                 self.answer_failed(address, Kind::Failed, &message);
                 None
             }
@@ -415,7 +407,8 @@ impl<Q: Payload, R: Body> Provider<Q, R> {
     #[inline]
     fn note_done(&mut self, to: Address) {
         self.stats.done += 1;
-        self.meter.answered(Counter::CallsOk, to.began);
+        self.meter
+            .answered(Counter::CallsOk, to.caller, to.head.call);
     }
 
     /// So many requests were given up, because nobody waits or the node closes.
@@ -432,7 +425,7 @@ impl<Q: Payload, R: Body> Provider<Q, R> {
             _ => (&mut self.stats.failed, Counter::CallsFailed),
         };
         *stat += 1;
-        self.meter.answered(outcome, to.began);
+        self.meter.answered(outcome, to.caller, to.head.call);
         if to.head.kind != Kind::Call {
             return;
         }
