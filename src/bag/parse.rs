@@ -12,7 +12,7 @@ enum Field {
     Fixed(usize),
     /// A length in 32 bits, and so many bytes.
     Sized,
-    /// The same, and in it texts.
+    /// The same, and in it pairs of texts.
     Texts,
     /// The same, and in it numbers of channels with offsets, and nothing less than those.
     Offsets,
@@ -52,7 +52,8 @@ fn walk(mut rest: &[u8], fields: &[Field]) -> Option<()> {
         match field {
             Texts => {
                 while !inside.is_empty() {
-                    (_, inside) = split_sized(inside)?;
+                    let (_, value) = split_sized(inside)?;
+                    (_, inside) = split_sized(value)?;
                 }
             }
             // Else the crate would read the last one from what is behind them.
@@ -98,9 +99,12 @@ mod tests {
                 "{bytes} bytes at {at} behind {map_len} of offsets"
             );
         }
-        // A map that is as long as it says, with a key that is not.
-        let body = [[0; 4], [8, 0, 0, 0], [0, 0, 0, 0x61], [0; 4]].concat();
-        let measured = allocation_counter::measure(|| drop(parse(op::METADATA, &body)));
-        assert!(measured.bytes_max < 10_000, "{}", measured.bytes_max);
+        // Maps that are as long as they say, with a key that is not, and with a key alone.
+        let long = [0, 0, 0, 0x61];
+        for map in [[[8, 0, 0, 0], long, [0; 4]], [[4, 0, 0, 0], [0; 4], long]] {
+            let body = [[[0; 4]].as_slice(), &map, &[[0; 4]]].concat().concat();
+            let measured = allocation_counter::measure(|| drop(parse(op::METADATA, &body)));
+            assert!(measured.bytes_max < 10_000, "{}", measured.bytes_max);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! `mesh launch`: starts the nodes of a launch file together, and ends them together.
 //!
 //! What a file means is in `crate::launch`; here processes are started, and outlived. Three stand
-//! one above the other, so that none is left if any two are killed: the keeper, which the user
+//! one above the other, so that none is left if any two are killed: the `keeper`, which the user
 //! started, the launcher (`driver`), and a guard for each process ([`child`]).
 
 pub mod child;
