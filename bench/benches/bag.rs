@@ -29,19 +29,13 @@ use serde_json::Value;
 use shmesh::bag::{Channel, Config, Message, Recorder, Storage, Target};
 use shmesh::topology::{Encoding, TopicType};
 use shmesh::{Node, Publisher, Raw};
+use shmesh_bench::{cpu_s, mesh};
 use shmesh_shm::monotonic_ns;
 
 const ADDRESS: &str = "127.0.0.1:7693";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Another file of a recording is begun before one is larger.
 const FILE_BYTES: usize = 200_000_000;
-
-fn mesh() -> PathBuf {
-    let own = std::env::current_exe().unwrap();
-    let beside = own.parent().unwrap().parent().unwrap().join("mesh");
-    assert!(beside.exists(), "first: cargo build --release --bin mesh");
-    beside
-}
 
 /// A verb of `mesh bag` that says what it does.
 struct Tool {
@@ -65,22 +59,6 @@ impl Tool {
         let mut line = String::new();
         self.out.read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap()
-    }
-
-    /// Seconds that its threads had a processor.
-    fn cpu_s(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        let fields: Vec<&str> = stat
-            .rsplit(')')
-            .next()
-            .unwrap()
-            .split_whitespace()
-            .collect();
-        let ticks: u64 = fields[11..13]
-            .iter()
-            .map(|field| field.parse::<u64>().unwrap())
-            .sum();
-        ticks as f64 / 100.0
     }
 
     fn end(mut self) -> Value {
@@ -186,7 +164,7 @@ fn record(node: &Node, file: &Path, size: usize, per_s: u64, seconds: u64) -> f6
     recorder.event();
     let mut publisher = publisher(node, "t");
     let bytes = vec![7; size];
-    let (begin_ns, cpu_s) = (monotonic_ns(), recorder.cpu_s());
+    let (begin_ns, busy_s) = (monotonic_ns(), cpu_s(&recorder.child));
     let mut slowest_ns = 0;
     for number in 0..per_s * seconds {
         let due_ns = begin_ns + number * 1_000_000_000 / per_s;
@@ -199,7 +177,7 @@ fn record(node: &Node, file: &Path, size: usize, per_s: u64, seconds: u64) -> f6
         slowest_ns = slowest_ns.max(monotonic_ns() - start_ns);
     }
     let took_s = (monotonic_ns() - begin_ns) as f64 / 1e9;
-    let cpu_s = recorder.cpu_s() - cpu_s;
+    let busy_s = cpu_s(&recorder.child) - busy_s;
     let end = recorder.end();
     let recorded = end["messages"].as_u64().unwrap();
     let gb_s = recorded as f64 * size as f64 / took_s / 1e9;
@@ -209,7 +187,7 @@ fn record(node: &Node, file: &Path, size: usize, per_s: u64, seconds: u64) -> f6
         per_s,
         end["lost"],
         gb_s,
-        100.0 * cpu_s / took_s,
+        100.0 * busy_s / took_s,
         slowest_ns / 1_000,
     );
     files.end();

@@ -25,6 +25,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use shmesh::limits::ECHO_BYTES;
 use shmesh::rkyv::{Archive, Serialize};
 use shmesh::{Message, Node, Publisher, Raw};
+use shmesh_bench::{cpu_s, median, mesh};
 use shmesh_shm::monotonic_ns;
 
 const ADDRESS: &str = "127.0.0.1:7694";
@@ -94,24 +95,9 @@ impl Robot {
 }
 
 fn tool(args: &[&str], out: Stdio, errors: Stdio) -> Child {
-    let own = std::env::current_exe().unwrap();
-    let mesh = own.parent().unwrap().parent().unwrap().join("mesh");
-    assert!(mesh.exists(), "first: cargo build --release --bin mesh");
-    let mut command = Command::new(mesh);
+    let mut command = Command::new(mesh());
     command.args(args).args(["--coordinator", ADDRESS]);
     command.stdout(out).stderr(errors).spawn().unwrap()
-}
-
-/// Seconds that the threads of a process had a processor.
-fn cpu_s(child: &Child) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
-    let fields = stat.rsplit(')').next().unwrap().split_whitespace();
-    let ticks: u64 = fields
-        .skip(11)
-        .take(2)
-        .map(|ticks| ticks.parse::<u64>().unwrap())
-        .sum();
-    ticks as f64 / 100.0
 }
 
 fn end(mut child: Child) {
@@ -334,11 +320,6 @@ fn cost(publisher: &mut Publisher<Raw>, bytes: &[u8]) -> f64 {
     found[found.len() / 2] as f64
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn costs(node: &Node, size: usize) {
     let topic = format!("cost/{size}");
     let mut publisher = node.publisher::<Raw>(&topic).build().unwrap();
@@ -362,7 +343,7 @@ fn costs(node: &Node, size: usize) {
             "publish {size:>6} B to {:<10} {:>8.0} ns, {:.2} x plain",
             format!("{kind:?}"),
             median(costs.clone()),
-            median(ratios.collect())
+            median(ratios)
         );
     }
     let _ = std::fs::remove_file(file());

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use shmesh::{Node, Overflow, Priority, Raw, Transports};
+use shmesh_bench::median;
 use shmesh_shm::monotonic_ns;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -167,12 +168,6 @@ impl Found {
     fn p99(&self) -> f64 {
         self.us[1]
     }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_unstable_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn report(what: &str, found: &[Found], idle: &[Found]) {
