@@ -180,7 +180,7 @@ async fn serve(mesh: &Arc<Mesh>, guest: Guest, lease: Duration) -> Result<(), Er
     let first = reader.next(Kind::FromNode).await?;
     let info = match first {
         FromNode::Register(info) => info,
-        FromNode::Look | FromNode::Dismiss(_) => {
+        FromNode::Look | FromNode::Dismiss(_) | FromNode::WantCounts(_) => {
             return visit::serve(mesh, first, &mut reader, &mut writer, lease).await;
         }
         _ => return Err(Error::Protocol("register first")),
@@ -233,7 +233,7 @@ async fn listen(mesh: &Mesh, reader: &mut FrameReader, node: NodeId) -> Result<(
             FromNode::Heartbeat => {}
             FromNode::Update(changes) => mesh.update(node, &changes)?,
             FromNode::Register(_) => return Err(Error::Protocol("registered twice")),
-            FromNode::Look | FromNode::Dismiss(_) => {
+            FromNode::Look | FromNode::Dismiss(_) | FromNode::WantCounts(_) => {
                 return Err(Error::Protocol("a visitor's question from a node"));
             }
             FromNode::Schema { hash, schema } => {
@@ -243,6 +243,9 @@ async fn listen(mesh: &Mesh, reader: &mut FrameReader, node: NodeId) -> Result<(
                 }
             }
             FromNode::WantSchema { hash } => lock(&mesh.state).tell_schema(node, hash)?,
+            FromNode::Counts { visitor, report } => {
+                lock(&mesh.state).tell_counts(node, visitor, report)?;
+            }
         }
     }
 }

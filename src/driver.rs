@@ -162,6 +162,7 @@ impl<'a> Driver<'a> {
             info,
             credentials: config.credentials.clone(),
             desk: Arc::clone(&shared.desk),
+            status: shared.status.clone(),
         };
         let (local, shutdown) = (shared.local.subscribe(), shared.shutdown.subscribe());
         tasks.spawn(maintain(membership, local, mesh_events, shutdown));

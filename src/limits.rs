@@ -3,6 +3,7 @@
 use shmesh_shm::arena::CHUNK_BYTES_MAX;
 use shmesh_shm::doorbell::BELL_WORDS_MAX;
 use shmesh_shm::ring::ARENA_SEGMENTS_MAX;
+use shmesh_shm::{Counter, Histogram};
 
 /// Default port of the coordinator.
 pub const COORDINATOR_PORT: u16 = 7679;
@@ -180,8 +181,18 @@ pub const NODE_CHANGES_AHEAD_MAX: u32 = 2 * ENDPOINTS_PER_NODE_MAX;
 pub const VISIT_CHANGES: usize = 200;
 /// A tool waits this long for each answer of the coordinator, in milliseconds: people wait for it.
 pub const VISIT_MS_MAX: u64 = 1_500;
-/// Nodes that a visitor names at once to have them leave.
-pub const DISMISSED_PER_FRAME_MAX: usize = 1_024;
+/// Nodes that a visitor names at once, to have them leave or say what they count.
+pub const NAMED_PER_FRAME_MAX: usize = 1_024;
+/// Entries of a status page in one frame.
+pub const TALLIES_PER_FRAME_MAX: usize = 15;
+/// Largest such entry in bytes, as it is sent: a topic, all counters, all buckets.
+pub const TALLY_BYTES_MAX: usize = 4 << 10;
+/// A tool waits this long for what nodes of other hosts count, in milliseconds: one that does not
+/// answer, because it is stopped, keeps the others from being shown no longer.
+pub const REPORT_MS_MAX: u64 = 500;
+/// Parts of reports, each a frame, that may wait for a visitor; further ones are left out, and
+/// their reports with them.
+pub const REPORT_QUEUE_FRAMES_MAX: usize = 1024;
 /// Blocks of frames, each of at most [`FRAME_BYTES_MAX`], that may wait for a node that reads its
 /// deltas slowly; it gets a snapshot beyond that.
 pub const DELTA_QUEUE_FRAMES_MAX: usize = 1024;
@@ -242,8 +253,12 @@ pub const SCRAPE_MS_MAX: u64 = 2_000;
 pub const TOP_INTERVAL_MS_MIN: u64 = 50;
 /// Longest time between two readings of `mesh top` in milliseconds.
 pub const TOP_INTERVAL_MS_MAX: u64 = 3_600_000;
-/// `mesh top` asks the coordinator so often, in milliseconds: before its visit would be ended.
+/// `mesh top` asks the coordinator so often at least, in milliseconds: before its visit would be
+/// ended.
 pub const TOP_LOOK_MS: u64 = 1_000;
+/// It asks no more often than this, in milliseconds: it costs each node of another host a look at
+/// its counts.
+pub const TOP_LOOK_MS_MIN: u64 = 200;
 /// Keys that wait for `mesh top`; more wait where they come from.
 pub const TOP_EVENTS_MAX: usize = 64;
 /// Of the messages of a subscription or the calls of a caller at least one in so many is measured,
@@ -336,7 +351,13 @@ const _: () = assert!(2 * (ENDPOINTS_PER_NODE_MAX + NETWORK_LINKS_MAX) <= BELL_W
 const _: () = assert!(NODE_CHANGES_PER_SECOND_MAX as u64 * HEARTBEAT_MS >= 100 * 1_000);
 const _: () = assert!(LEASE_MS >= 3 * HEARTBEAT_MS);
 // Ids, and what msgpack needs beside them.
-const _: () = assert!(FRAME_BYTES_MAX >= DISMISSED_PER_FRAME_MAX * 20 + 64);
+const _: () = assert!(FRAME_BYTES_MAX >= NAMED_PER_FRAME_MAX * 20 + 64);
+// A number of a counter or bucket, and its value, take 13 bytes together.
+const _: () = assert!(
+    TALLY_BYTES_MAX >= TOPIC_NAME_BYTES_MAX + 13 * (Counter::ALL.len() + Histogram::BUCKETS) + 64
+);
+const _: () = assert!(FRAME_BYTES_MAX >= TALLIES_PER_FRAME_MAX * TALLY_BYTES_MAX + 64);
+const _: () = assert!(NAMED_PER_FRAME_MAX <= NODE_CHANGES_AHEAD_MAX as usize);
 const _: () = assert!(VISIT_CHANGES <= NODE_CHANGES_AHEAD_MAX as usize);
 const _: () = assert!(TOP_LOOK_MS + VISIT_MS_MAX < LEASE_MS);
 // The frame's header and the delta's own fields beside the changes.

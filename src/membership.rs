@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use shmesh_shm::StatusPage;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -19,6 +20,7 @@ use crate::limits::{
 use crate::link::handshake::{Credentials, Hello, Purpose, Side};
 use crate::link::stream::{self, FrameWriter, split};
 use crate::link::wire::{self, Kind};
+use crate::metrics::Report;
 use crate::schema::{Desk, Said, SchemaBytes};
 use crate::topology::{Change, Endpoint, NodeInfo};
 
@@ -47,9 +49,18 @@ pub enum FromNode {
         /// The hash of the type.
         hash: u64,
     },
+    /// "What do these count?" Of a visitor.
+    WantCounts(Vec<NodeId>),
+    /// "So much I count": to a visitor who wants to know.
+    Counts {
+        /// Whom the coordinator asked for.
+        visitor: u64,
+        /// A part of it.
+        report: Report,
+    },
 }
 
-/// The coordinator's word to a node.
+/// The coordinator's word to a node, or to a visitor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromCoordinator {
     /// "You are in."
@@ -96,6 +107,18 @@ pub enum FromCoordinator {
         /// The schema, if somebody who announced it is there.
         schema: Option<SchemaBytes>,
     },
+    /// "What do you count?"
+    WantCounts {
+        /// Who wants to know; the coordinator knows him by this number.
+        visitor: u64,
+    },
+    /// To a visitor: "So much that node counts."
+    Counts {
+        /// The node.
+        node: NodeId,
+        /// A part of it; none if the node cannot be asked.
+        report: Option<Report>,
+    },
 }
 
 /// What the driver learns.
@@ -121,6 +144,8 @@ pub(crate) struct MembershipConfig {
     pub(crate) info: NodeInfo,
     pub(crate) credentials: Credentials,
     pub(crate) desk: Arc<Desk>,
+    /// Where it counts, if it could have that.
+    pub(crate) status: Option<Arc<StatusPage>>,
 }
 
 type Endpoints = Arc<HashMap<u32, Endpoint>>;
@@ -240,6 +265,9 @@ async fn take_part(
             frame = reader.next::<FromCoordinator>(Kind::FromCoordinator) => {
                 match frame? {
                     FromCoordinator::Schema { hash, schema } => config.desk.answer(hash, schema),
+                    FromCoordinator::WantCounts { visitor } => {
+                        report(&mut writer, config.status.as_deref(), visitor).await?;
+                    }
                     frame => if !take_in(frame, &mut version, events, progress).await? {
                         return Ok(());
                     }
@@ -313,10 +341,12 @@ async fn take_in(
             news.push(delta);
         }
         FromCoordinator::Leave => news.push(MeshEvent::Dismissed),
-        FromCoordinator::Dismissed { .. } => {
+        FromCoordinator::Dismissed { .. } | FromCoordinator::Counts { .. } => {
             return Err(Error::Protocol("an answer to a visitor"));
         }
-        FromCoordinator::Heartbeat | FromCoordinator::Schema { .. } => {}
+        FromCoordinator::Heartbeat
+        | FromCoordinator::Schema { .. }
+        | FromCoordinator::WantCounts { .. } => {}
         FromCoordinator::Refused { reason } => {
             let reason = crate::name::escaped(&reason);
             return Err(Error::Refused {
@@ -364,6 +394,19 @@ async fn tell(
 async fn ask(writer: &mut FrameWriter, desk: &Desk, said: &mut Said) -> Result<(), Error> {
     for hash in desk.questions(said) {
         send(writer, &FromNode::WantSchema { hash }).await?;
+    }
+    Ok(())
+}
+
+/// Says what this node counts.
+async fn report(
+    writer: &mut FrameWriter,
+    status: Option<&StatusPage>,
+    visitor: u64,
+) -> Result<(), Error> {
+    let entries = status.map(StatusPage::endpoints).unwrap_or_default();
+    for report in Report::of(&entries, shmesh_shm::monotonic_ns()) {
+        send(writer, &FromNode::Counts { visitor, report }).await?;
     }
     Ok(())
 }

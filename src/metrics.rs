@@ -53,10 +53,13 @@ use shmesh_shm::Counter;
 mod calls;
 #[cfg(feature = "metrics")]
 mod recorder;
+mod report;
 #[cfg(feature = "metrics")]
 mod sampler;
 mod stride;
 pub(crate) use calls::{CallMeter, RequestMeter};
+pub(crate) use report::{Counted, Reports, Told};
+pub use report::{Report, Tally};
 #[cfg(feature = "metrics")]
 pub(crate) use sampler::Sampler;
 #[cfg(feature = "metrics")]

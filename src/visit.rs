@@ -1,16 +1,18 @@
 //! A visit to the coordinator: to see who is in the mesh without being in it. For tools.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::error::Error;
 use crate::id::NodeId;
-use crate::limits::{DISMISSED_PER_FRAME_MAX, VISIT_MS_MAX};
+use crate::limits::{NAMED_PER_FRAME_MAX, REPORT_MS_MAX, VISIT_MS_MAX};
 use crate::link::handshake::{Credentials, Hello, Purpose, Side};
 use crate::link::stream::{FrameReader, FrameWriter, dial, split};
 use crate::link::wire::{self, Kind};
 use crate::membership::{FromCoordinator, FromNode};
+use crate::metrics::{Reports, Told};
 use crate::schema::Schema;
 use crate::topology::Topology;
 
@@ -90,7 +92,7 @@ impl Visit {
     /// As [`look`](Self::look).
     pub(crate) async fn dismiss(&mut self, nodes: &[NodeId]) -> Result<u32, Error> {
         let mut told = 0;
-        for part in nodes.chunks(DISMISSED_PER_FRAME_MAX) {
+        for part in nodes.chunks(NAMED_PER_FRAME_MAX) {
             told += in_time(async {
                 self.ask(&FromNode::Dismiss(part.to_vec())).await?;
                 match self.answer().await? {
@@ -103,12 +105,51 @@ impl Visit {
         Ok(told)
     }
 
+    /// What nodes count, of those who say it in time. Who is stopped, or gone, is left out.
+    ///
+    /// # Errors
+    /// As [`look`](Self::look).
+    pub(crate) async fn counts(
+        &mut self,
+        nodes: &[NodeId],
+    ) -> Result<BTreeMap<NodeId, Told>, Error> {
+        let mut told = BTreeMap::new();
+        for part in nodes.chunks(NAMED_PER_FRAME_MAX) {
+            in_time(self.ask(&FromNode::WantCounts(part.to_vec()))).await?;
+            let mut reports = Reports::of(part);
+            let patience = sleep(Duration::from_millis(REPORT_MS_MAX));
+            tokio::pin!(patience);
+            while reports.is_waiting() {
+                tokio::select! {
+                    word = self.next() => match word? {
+                        FromCoordinator::Counts { node, report } => reports.take(node, report),
+                        _ => return Err(Error::Protocol("another answer than counts")),
+                    },
+                    () = &mut patience => break,
+                }
+            }
+            told.append(&mut reports.whole());
+        }
+        Ok(told)
+    }
+
     async fn ask(&mut self, question: &FromNode) -> Result<(), Error> {
         let frame = wire::encode(Kind::FromNode, question)?;
         self.writer.write_all(&frame).await
     }
 
     async fn answer(&mut self) -> Result<FromCoordinator, Error> {
+        loop {
+            match self.next().await? {
+                // That node took its time; nobody waits for it any more.
+                FromCoordinator::Counts { .. } => {}
+                answer => return Ok(answer),
+            }
+        }
+    }
+
+    /// The next word. Cancel-safe.
+    async fn next(&mut self) -> Result<FromCoordinator, Error> {
         match self.reader.next(Kind::FromCoordinator).await? {
             FromCoordinator::Refused { reason } => Err(Error::Refused {
                 by: "the coordinator".into(),

@@ -101,6 +101,30 @@ impl Default for Histogram {
 impl Histogram {
     /// What [`quantile`](Self::quantile) says of times that are as long or longer: 69 s.
     pub const LONGEST_NS: u64 = 1 << CEILING_BITS;
+    /// How many buckets there are.
+    pub const BUCKETS: usize = BUCKETS;
+
+    /// From what [`sum_ns`](Self::sum_ns) and [`buckets`](Self::buckets) said of another one. None
+    /// for a bucket that no histogram has.
+    pub fn from_buckets(
+        sum_ns: u64,
+        buckets: impl IntoIterator<Item = (usize, u64)>,
+    ) -> Option<Self> {
+        let mut found = Self {
+            sum_ns,
+            ..Self::default()
+        };
+        for (bucket, count) in buckets {
+            *found.counts.get_mut(bucket)? = count;
+        }
+        Some(found)
+    }
+
+    /// The buckets that are not empty, by their numbers, and their counts.
+    pub fn buckets(&self) -> impl Iterator<Item = (usize, u64)> {
+        let all = self.counts.iter().copied().enumerate();
+        all.filter(|(_, count)| *count > 0)
+    }
 
     /// Adds a time.
     pub fn record(&mut self, ns: u64) {
@@ -224,6 +248,20 @@ mod tests {
         assert_eq!(Histogram::default().quantile(0.5), None);
         live.clear();
         assert_eq!(live.read(), Histogram::default());
+    }
+
+    #[test]
+    fn buckets_say_all_of_a_histogram() {
+        let mut whole = Histogram::default();
+        for ns in [0, 63, 64, 1_000, 1_000, u64::MAX] {
+            whole.record(ns);
+        }
+        let again = Histogram::from_buckets(whole.sum_ns(), whole.buckets());
+        assert_eq!(again.as_ref(), Some(&whole));
+        assert_eq!(whole.buckets().count(), 4);
+        assert_eq!(Histogram::from_buckets(0, [(BUCKETS, 1)]), None);
+        let last = Histogram::from_buckets(0, [(BUCKETS - 1, 1)]);
+        assert_eq!(last.unwrap().quantile(1.0), Some(Histogram::LONGEST_NS));
     }
 
     #[test]

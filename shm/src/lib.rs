@@ -48,6 +48,6 @@ pub mod histogram;
 pub use histogram::Histogram;
 
 pub mod status;
-pub use status::{Counter, Counters, StatusPage, StatusReader};
+pub use status::{Counter, Counters, EndpointStatus, StatusPage, StatusReader};
 
 pub mod reference;

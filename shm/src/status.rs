@@ -225,6 +225,12 @@ impl StatusPage {
         })
     }
 
+    /// What it says of the node's endpoints now; a tool reads the same.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<EndpointStatus> {
+        reader::endpoints(&self.head, &self.entries)
+    }
+
     /// True while at least half of its entries are free.
     #[must_use]
     pub fn is_half_free(&self) -> bool {

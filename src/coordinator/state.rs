@@ -15,6 +15,7 @@ use crate::id::NodeId;
 use crate::limits::{CHANGES_PER_FRAME_MAX, FRAME_BYTES_MAX};
 use crate::link::wire::{self, Kind};
 use crate::membership::FromCoordinator;
+use crate::metrics::Report;
 use crate::schema::SchemaBytes;
 use crate::topology::{Change, Topology};
 
@@ -39,6 +40,8 @@ pub struct State<S> {
     snapshot: Option<Frames>,
     watchers: BTreeMap<NodeId, Watcher<S>>,
     schemas: Schemas,
+    /// Those who look at the mesh without being in it, by the numbers of their connections.
+    visitors: BTreeMap<u64, S>,
     connection_count: u64,
 }
 
@@ -69,6 +72,7 @@ impl<S> Default for State<S> {
             snapshot: None,
             watchers: BTreeMap::new(),
             schemas: Schemas::default(),
+            visitors: BTreeMap::new(),
             connection_count: 0,
         }
     }
@@ -155,8 +159,7 @@ impl<S: Sink> State<S> {
     /// [`Error::Wire`] if it cannot be encoded, which the limits rule out.
     pub fn schema(&self, hash: u64) -> Result<Frames, Error> {
         let schema = self.schemas.find(hash);
-        let word = FromCoordinator::Schema { hash, schema };
-        Ok(Frames::from([wire::encode(Kind::FromCoordinator, &word)?]))
+        frames_with(&FromCoordinator::Schema { hash, schema })
     }
 
     /// A node has read all it was offered: if frames were left out, it gets a snapshot, now or
@@ -256,15 +259,54 @@ impl<S: Sink> State<S> {
         frames_of(&self.topology, self.version)
     }
 
+    /// Lets a visitor in, who is told what nodes say to him; gives the number of his connection.
+    pub fn visit(&mut self, sink: S) -> u64 {
+        self.connection_count += 1;
+        self.visitors.insert(self.connection_count, sink);
+        self.connection_count
+    }
+
+    /// A visitor is gone.
+    pub fn end_visit(&mut self, visitor: u64) {
+        self.visitors.remove(&visitor);
+    }
+
+    /// Asks nodes what they count, for a visitor. What is given is for him: which of them cannot be
+    /// asked, because they are not there or have no room for a word more.
+    ///
+    /// # Errors
+    /// [`Error::Wire`] if it cannot be encoded, which the limits rule out.
+    pub fn ask_counts(&mut self, visitor: u64, nodes: &[NodeId]) -> Result<Frames, Error> {
+        let question = frames_with(&FromCoordinator::WantCounts { visitor })?;
+        let mut unasked = Blocks::default();
+        for node in nodes {
+            let watcher = self.watchers.get_mut(node);
+            if !watcher.is_some_and(|watcher| watcher.sink.offer(&question)) {
+                let (node, report) = (*node, None);
+                unasked.push(&FromCoordinator::Counts { node, report })?;
+            }
+        }
+        Ok(Frames::from(unasked.full))
+    }
+
+    /// Tells a visitor what a node counts, if he is there and has room.
+    ///
+    /// # Errors
+    /// [`Error::Wire`] if it cannot be encoded.
+    pub fn tell_counts(&mut self, node: NodeId, visitor: u64, report: Report) -> Result<(), Error> {
+        if let Some(sink) = self.visitors.get_mut(&visitor) {
+            let report = Some(report);
+            let _ = sink.offer(&frames_with(&FromCoordinator::Counts { node, report })?);
+        }
+        Ok(())
+    }
+
     /// Tells nodes to leave; how many of them have room for a word more.
     ///
     /// # Errors
     /// [`Error::Wire`] if that cannot be encoded, which the limits rule out.
     pub fn dismiss(&mut self, nodes: &[NodeId]) -> Result<usize, Error> {
-        let leave = Frames::from([wire::encode(
-            Kind::FromCoordinator,
-            &FromCoordinator::Leave,
-        )?]);
+        let leave = frames_with(&FromCoordinator::Leave)?;
         let mut tell = |node: &&NodeId| {
             let watcher = self.watchers.get_mut(node);
             watcher.is_some_and(|watcher| watcher.sink.offer(&leave))
@@ -285,6 +327,11 @@ impl<S: Sink> Watcher<S> {
             Standing::Behind
         };
     }
+}
+
+/// One word.
+fn frames_with(word: &FromCoordinator) -> Result<Frames, Error> {
+    Ok(Frames::from([wire::encode(Kind::FromCoordinator, word)?]))
 }
 
 /// All that makes this topology.

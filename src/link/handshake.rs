@@ -19,7 +19,7 @@ use crate::name::escaped;
 use crate::tls::Tls;
 
 /// Version of the protocol: hellos, frames, link messages and coordinator messages.
-pub const PROTOCOL_VERSION: u16 = 6;
+pub const PROTOCOL_VERSION: u16 = 7;
 /// Bytes of a hello.
 pub const HELLO_BYTES: usize = 128;
 /// Bytes of a proof or refusal.

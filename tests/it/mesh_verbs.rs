@@ -373,8 +373,9 @@ fn a_visitor_is_no_member_and_may_not_ask_without_end() {
         stranger.send(&words.map(|one| word(&one)).concat());
         assert!(stranger.is_cut_off());
     }
-    let nobody = FromNode::Dismiss(vec![NodeId(7); 1000]);
-    for question in [FromNode::Look, nobody] {
+    let nobody = || vec![NodeId(7); 1000];
+    let of_nobody = [FromNode::Dismiss(nobody()), FromNode::WantCounts(nobody())];
+    for question in of_nobody.into_iter().chain([FromNode::Look]) {
         let stranger = join();
         let mut reader = stranger.stream.try_clone().unwrap();
         let reading = std::thread::spawn(move || {

@@ -263,47 +263,65 @@ fn apart(host: &str, command: &Command, boot_id: &std::path::Path) -> Command {
     Hosts::on(host, &own)
 }
 
+/// A coordinator and the node `top-here` on the near host, `top-far` on the far one.
+struct MeshApart {
+    server: Server,
+    nodes: [Puppet; 2],
+    _dirs: [TempDir; 2],
+}
+
+impl MeshApart {
+    fn start(hosts: &Hosts) -> Self {
+        let mut server = Command::new(env!("CARGO_BIN_EXE_mesh"));
+        let address = format!("{}.1", hosts.net);
+        server.args(["coordinator", "--json", "--port", "0", "--host", &address]);
+        let server = Server::spawn(&mut Hosts::on(&hosts.near, &server));
+        let dirs = [TempDir::new(), TempDir::new()];
+        let boot_id = dirs[1].path().join("boot_id");
+        std::fs::write(&boot_id, NodeId::random().unwrap().to_string()).unwrap();
+        let far = apart(&hosts.far, &Puppet::command(), &boot_id);
+        let near = Hosts::on(&hosts.near, &Puppet::command());
+        let nodes = [("top-far", far), ("top-here", near)].map(|(name, mut command)| {
+            let mut child = Puppet::spawn(&mut command);
+            let dir = &dirs[usize::from(name == "top-far")];
+            let (address, dir) = (&server.address, dir.path().display());
+            assert_eq!(child.ask(&format!("node {name} {address} {dir}")), "ok");
+            child
+        });
+        Self {
+            server,
+            nodes,
+            _dirs: dirs,
+        }
+    }
+}
+
 #[test]
-fn tools_say_of_nodes_of_other_hosts_what_is_known_and_no_more() {
+fn tools_say_of_nodes_of_other_hosts_what_these_count_and_no_more() {
     let Some(hosts) = Hosts::new() else {
         return;
     };
-    let mut server = Command::new(env!("CARGO_BIN_EXE_mesh"));
-    let address = format!("{}.1", hosts.net);
-    server.args(["coordinator", "--json", "--port", "0", "--host", &address]);
-    let server = Server::spawn(&mut Hosts::on(&hosts.near, &server));
-    let dirs = [TempDir::new(), TempDir::new()];
-    let boot_id = dirs[1].path().join("boot_id");
-    std::fs::write(&boot_id, NodeId::random().unwrap().to_string()).unwrap();
-    let far = apart(&hosts.far, &Puppet::command(), &boot_id);
-    let near = Hosts::on(&hosts.near, &Puppet::command());
-    let mut nodes = [("top-far", far), ("top-here", near)].map(|(name, mut command)| {
-        let mut child = Puppet::spawn(&mut command);
-        let dir = &dirs[usize::from(name == "top-far")];
-        let (address, dir) = (&server.address, dir.path().display());
-        assert_eq!(child.ask(&format!("node {name} {address} {dir}")), "ok");
-        child
-    });
-    let [far, near] = &mut nodes;
+    let mut mesh = MeshApart::start(&hosts);
+    let [far, near] = &mut mesh.nodes;
     assert_eq!(far.ask("pub top/far 1000000"), "ok");
     assert_eq!(near.ask("sub top/far keep 16 8"), "ok");
     assert_eq!(far.ask("heard"), "ok");
     far.ask("send 5 100");
     assert_eq!(number(&near.ask("recv 5"), "received"), 5);
 
-    let mesh = |args: &[&str]| {
+    let tool = |args: &[&str]| {
         let mut tool = Command::new(env!("CARGO_BIN_EXE_mesh"));
         let out = Hosts::on(&hosts.near, tool.args(args)).output().unwrap();
         assert!(out.status.success(), "{out:?}");
         String::from_utf8(out.stdout).unwrap()
     };
-    let said = mesh(&[
+    let said = tool(&[
         "top",
         "--json",
         "--interval",
         "0.05",
         "--coordinator",
-        &server.address,
+        &mesh.server.address,
     ]);
     let said: serde_json::Value = serde_json::from_str(&said).unwrap();
     let all = said["nodes"].as_array().unwrap();
@@ -314,15 +332,21 @@ fn tools_say_of_nodes_of_other_hosts_what_is_known_and_no_more() {
         (&far["publishers"], &far["subscribers"]),
         (&1.into(), &0.into())
     );
-    for unknown in ["sent", "sent_per_s", "arena_bytes", "latency"] {
+    assert_eq!((&far["sent"], &far["sent_bytes"]), (&5.into(), &500.into()));
+    assert_eq!(far["sent_per_s"], 0.0, "it was asked twice");
+    for unknown in ["fill", "latency"] {
         assert!(far[unknown].is_null(), "{unknown} of {far}");
     }
-    assert_eq!(far["endpoints"][0]["topic"], "top/far");
+    let endpoint = &far["endpoints"][0];
+    assert_eq!(
+        (&endpoint["topic"], &endpoint["peers"]),
+        (&"top/far".into(), &1.into())
+    );
     assert_eq!(
         (&near["state"], &near["received"]),
         (&"live".into(), &5.into())
     );
-    let text = mesh(&["metrics", "--once"]);
+    let text = tool(&["metrics", "--once"]);
     let its = |line: &&str| line.contains("top/far");
     let names = text
         .lines()

@@ -13,6 +13,7 @@ use serde_json::Value;
 use shmesh::Raw;
 
 use crate::support::{Mesh, PATIENCE, Puppet, eventually, free_address};
+use crate::top_numbers::Again;
 
 const MESH: &str = env!("CARGO_BIN_EXE_mesh");
 const ENTERED: &str = "\u{1b}[?1049h";
@@ -378,19 +379,70 @@ fn those_that_hang_and_those_that_died_are_told_apart() {
     assert!(text.contains("\nTOPIC"), "{text}");
 }
 
+/// Removes the page of the node with that id: from then on it is as one of another host.
+fn hide(id: &str) {
+    let page = format!("/dev/shm/shmesh-{}-{id}", geteuid().as_raw());
+    std::fs::remove_file(page).unwrap();
+}
+
+#[test]
+fn nodes_whose_pages_cannot_be_read_are_asked_what_they_count() {
+    // One that is stopped stays in the mesh.
+    let mesh = Mesh::start_with(|coordinator| coordinator.with_lease(PATIENCE));
+    let node = mesh.node("top-asked");
+    hide(&node.id().to_string());
+    let mut publisher = node.publisher::<Raw>("top/asked").build().unwrap();
+    let _again = Again::start(move || {
+        publisher.publish_bytes(&[7; 100]).unwrap();
+        std::thread::yield_now();
+    });
+    let mut child = mesh.child("top-silent");
+    assert_eq!(child.ask("pub top/silent 1000"), "ok");
+    child.ask("send 3 10");
+    let seen = json(&[]);
+    hide(of_pid(&seen, child.id()).unwrap()["id"].as_str().unwrap());
+    let said = || {
+        let document = json(&["--coordinator", &mesh.address]);
+        let of = |name| {
+            let nodes = document["nodes"].as_array().unwrap();
+            nodes.iter().find(|node| node["node"] == name).cloned()
+        };
+        ["top-asked", "top-silent"].map(|name| of(name).expect("the coordinator knows it"))
+    };
+    let [asked, silent] = said();
+    assert_eq!(asked["state"], "unseen");
+    assert!(asked["sent"].as_u64().unwrap() > 0, "{asked}");
+    assert!(asked["sent_per_s"].as_f64().unwrap() > 0.0, "{asked}");
+    let bytes = asked["sent"].as_u64().unwrap() * 100;
+    assert!(asked["sent_bytes"].as_u64().unwrap().abs_diff(bytes) <= 100);
+    assert_eq!(
+        (&silent["sent"], &silent["sent_per_s"]),
+        (&3.into(), &0.0.into())
+    );
+    // One that does not answer is there, and the others are told of all the same.
+    child.signal(Signal::STOP);
+    let [asked, silent] = said();
+    assert!(asked["sent_per_s"].as_f64().unwrap() > 0.0, "{asked}");
+    assert_eq!(
+        (&silent["publishers"], &silent["sent"]),
+        (&1.into(), &Value::Null)
+    );
+    let mut screen = Screen::start(100, 20, &["--coordinator", &mesh.address]);
+    screen.wait_for("top/asked");
+    screen.press("q");
+    screen.end();
+    child.signal(Signal::CONT);
+    let answers = || said()[1]["sent"] == 3;
+    eventually("it answers again", answers);
+}
+
 #[test]
 fn a_coordinator_names_those_without_a_page_and_may_be_missing() {
     let mesh = Mesh::start();
     let node = mesh.node("top-paged");
     let paged = mesh.child("top-pageless");
     let seen = json(&[]);
-    let id = of_pid(&seen, paged.id()).unwrap()["id"].clone();
-    let page = format!(
-        "/dev/shm/shmesh-{}-{}",
-        geteuid().as_raw(),
-        id.as_str().unwrap()
-    );
-    std::fs::remove_file(page).unwrap();
+    hide(of_pid(&seen, paged.id()).unwrap()["id"].as_str().unwrap());
     assert!(of_pid(&json(&[]), paged.id()).is_none());
     let document = json(&["--coordinator", &mesh.address]);
     let found = of_pid(&document, paged.id()).expect("the coordinator knows it");

@@ -18,13 +18,13 @@ use crate::top::json;
 const LEAST: Duration = Duration::from_millis(3);
 
 /// Something that is done again and again, on a thread of its own, until this is dropped.
-struct Again {
+pub(crate) struct Again {
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Again {
-    fn start(mut step: impl FnMut() + Send + 'static) -> Self {
+    pub(crate) fn start(mut step: impl FnMut() + Send + 'static) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&is_over);
         let thread = std::thread::spawn(move || {

@@ -111,25 +111,26 @@ impl StatusReader {
     /// What it says of its endpoints now.
     #[must_use]
     pub fn endpoints(&self) -> Vec<EndpointStatus> {
-        (0..self.entries.len())
-            .filter_map(|idx| self.endpoint(idx))
-            .collect()
+        endpoints(&self.head, &self.entries)
     }
+}
 
-    fn endpoint(&self, idx: usize) -> Option<EndpointStatus> {
-        // Acquire: pairs with the Release store in `StatusPage::claim`.
-        if self.head.used[idx].load(Ordering::Acquire) != 1 {
-            return None;
-        }
-        let entry = self.entries.at(idx);
-        Some(EndpointStatus {
-            role: u32::try_from(entry.role.load(Ordering::Relaxed)).ok()?,
-            endpoint: u32::try_from(entry.endpoint.load(Ordering::Relaxed)).ok()?,
-            topic: load_text(&entry.topic),
-            counts: core::array::from_fn(|idx| entry.counts.0[idx].load(Ordering::Relaxed)),
-            latency: entry.latency.read(),
-        })
-    }
+/// What a page says of its endpoints now.
+pub(super) fn endpoints(head: &PageHead, entries: &Memory<Entry>) -> Vec<EndpointStatus> {
+    // Acquire: pairs with the Release store in `StatusPage::claim`.
+    let is_used = |idx: &usize| head.used[*idx].load(Ordering::Acquire) == 1;
+    let used = (0..entries.len()).filter(is_used);
+    used.filter_map(|idx| endpoint(entries.at(idx))).collect()
+}
+
+fn endpoint(entry: &Entry) -> Option<EndpointStatus> {
+    Some(EndpointStatus {
+        role: u32::try_from(entry.role.load(Ordering::Relaxed)).ok()?,
+        endpoint: u32::try_from(entry.endpoint.load(Ordering::Relaxed)).ok()?,
+        topic: load_text(&entry.topic),
+        counts: core::array::from_fn(|idx| entry.counts.0[idx].load(Ordering::Relaxed)),
+        latency: entry.latency.read(),
+    })
 }
 
 impl fmt::Debug for StatusReader {

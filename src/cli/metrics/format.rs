@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use shmesh_shm::{Counter, Histogram, StatusReader};
+use shmesh_shm::{Histogram, StatusReader};
 
-use crate::metrics::{HISTOGRAMS, Kind, METRICS, Whose};
+use crate::metrics::{Counted, HISTOGRAMS, Kind, METRICS, Whose};
 use crate::name;
 
 /// What a status page said.
@@ -14,17 +14,9 @@ pub(crate) struct Page {
     pub(crate) id: u128,
     pub(crate) pid: u64,
     pub(crate) is_alive: bool,
+    /// When it was read, by the monotonic clock of its host in nanoseconds.
+    pub(crate) at_ns: u64,
     pub(crate) entries: Vec<Counted>,
-}
-
-/// What it said of an endpoint, or the node itself.
-#[derive(Clone, Debug)]
-pub(crate) struct Counted {
-    pub(crate) whose: Whose,
-    pub(crate) endpoint: u32,
-    pub(crate) topic: String,
-    pub(crate) counts: [u64; Counter::ALL.len()],
-    pub(crate) latency: Histogram,
 }
 
 impl Page {
@@ -33,20 +25,14 @@ impl Page {
         let reader = StatusReader::open(name).ok()?;
         let is_alive = reader.is_alive();
         let (id, node) = reader.node();
-        let entries = reader.endpoints().into_iter().filter_map(|entry| {
-            Some(Counted {
-                whose: Whose::from_number(entry.role)?,
-                endpoint: entry.endpoint,
-                counts: Counter::ALL.map(|counter| entry.value(counter)),
-                topic: entry.topic,
-                latency: entry.latency,
-            })
-        });
+        let at_ns = shmesh_shm::monotonic_ns();
+        let entries = reader.endpoints().into_iter().filter_map(Counted::of);
         Some(Self {
             node,
             id,
             pid: reader.pid(),
             is_alive,
+            at_ns,
             entries: entries.collect(),
         })
     }
@@ -150,6 +136,8 @@ fn label(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use shmesh_shm::Counter;
+
     use super::*;
     use crate::topology::Role;
 
@@ -173,6 +161,7 @@ mod tests {
             id: 0xabc,
             pid: 77,
             is_alive: true,
+            at_ns: 0,
             entries: vec![
                 Counted {
                     whose: Whose::Endpoint(Role::Publisher),

@@ -14,7 +14,7 @@ use clap::Args;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-pub(crate) use self::format::{Counted, Page};
+pub(crate) use self::format::Page;
 use super::signals::Ends;
 use super::{Failure, runtime};
 use crate::error::Error;

@@ -1,16 +1,22 @@
-//! Beyond this host: what the coordinator knows. It is asked as a visitor, so nobody is told, and
-//! no page is made or removed.
+//! Beyond this host: who is there, as the coordinator knows, and what those count whose pages
+//! cannot be read here. It is asked as a visitor, so nobody is told, and no page is made or
+//! removed.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior};
 
+use super::is_page_of;
 use crate::cli::Failure;
 use crate::cli::reach::ReachArgs;
 use crate::error::Error;
-use crate::id::HostId;
-use crate::limits::TOP_LOOK_MS;
+use crate::id::{HostId, NodeId};
+use crate::limits::{TOP_LOOK_MS, TOP_LOOK_MS_MIN};
+use crate::metrics::Told;
 use crate::name::escaped;
 use crate::topology::Topology;
 use crate::visit::Visit;
@@ -19,6 +25,8 @@ use crate::visit::Visit;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Beyond {
     pub(crate) topology: Topology,
+    /// What the others count, of those who said it when last asked.
+    pub(crate) told: BTreeMap<NodeId, Told>,
     standing: Standing,
 }
 
@@ -27,8 +35,9 @@ pub(crate) struct Beyond {
 enum Standing {
     #[default]
     Asked,
-    Known,
-    /// What was known then stays.
+    /// When that was asked for.
+    Known { since: Instant },
+    /// Who was there then stays.
     Lost(String),
 }
 
@@ -38,23 +47,28 @@ pub(crate) struct Watch {
     address: String,
     pub(crate) host: HostId,
     pub(crate) known: watch::Receiver<Beyond>,
+    again: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
 impl Watch {
-    /// Starts asking. That nobody answers is not an error.
+    /// Starts asking, as often as readings are made if that is bearable. That nobody answers is
+    /// not an error.
     ///
     /// # Errors
     /// A key or name that cannot be used.
-    pub(crate) fn start(reach: &ReachArgs) -> Result<Self, Failure> {
+    pub(crate) fn start(reach: &ReachArgs, interval: Duration) -> Result<Self, Failure> {
         // Now, so that a key that cannot be used is said.
         reach.security.credentials()?;
         let (tell, known) = watch::channel(Beyond::default());
+        let again = Arc::new(Notify::new());
+        let following = follow(reach.clone(), interval, Arc::clone(&again), tell);
         Ok(Self {
             address: reach.address(),
             host: HostId::of_this_host()?,
             known,
-            task: tokio::spawn(follow(reach.clone(), tell)),
+            again,
+            task: tokio::spawn(following),
         })
     }
 
@@ -64,12 +78,29 @@ impl Watch {
         let _ = self.known.wait_for(is_settled).await;
     }
 
+    /// True if somebody was asked what it counts, and said so.
+    pub(crate) fn has_told(&self) -> bool {
+        !self.known.borrow().told.is_empty()
+    }
+
+    /// Has another look made, and waits for it; or not, if nobody says anything.
+    pub(crate) async fn look_again(&mut self) {
+        let now = Instant::now();
+        self.again.notify_one();
+        let is_newer = |beyond: &Beyond| match beyond.standing {
+            Standing::Asked => false,
+            Standing::Known { since } => since >= now,
+            Standing::Lost(_) => true,
+        };
+        let _ = self.known.wait_for(is_newer).await;
+    }
+
     /// How it is, in a line.
     pub(crate) fn line(&self) -> String {
         let address = escaped(&self.address);
         match &self.known.borrow().standing {
             Standing::Asked => format!("coordinator {address} is asked"),
-            Standing::Known => format!("coordinator {address}"),
+            Standing::Known { .. } => format!("coordinator {address}"),
             Standing::Lost(why) => format!("coordinator {address} is not there: {}", escaped(why)),
         }
     }
@@ -82,26 +113,39 @@ impl Drop for Watch {
 }
 
 /// Keeps `tell` up to date for ever.
-async fn follow(reach: ReachArgs, tell: watch::Sender<Beyond>) {
+async fn follow(
+    reach: ReachArgs,
+    interval: Duration,
+    again: Arc<Notify>,
+    tell: watch::Sender<Beyond>,
+) {
     let mut visit = None;
-    let mut looks = tokio::time::interval(Duration::from_millis(TOP_LOOK_MS));
+    let bounds = [TOP_LOOK_MS_MIN, TOP_LOOK_MS].map(Duration::from_millis);
+    let mut looks = tokio::time::interval(interval.clamp(bounds[0], bounds[1]));
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        looks.tick().await;
+        tokio::select! {
+            _ = looks.tick() => {}
+            () = again.notified() => {}
+        }
         match look(&reach, &mut visit).await {
-            Ok(topology) => {
-                let standing = Standing::Known;
-                let _ = tell.send_replace(Beyond { topology, standing });
+            Ok(beyond) => {
+                tell.send_replace(beyond);
             }
             Err(why) => {
                 visit = None;
-                tell.send_modify(|beyond| beyond.standing = Standing::Lost(why));
+                tell.send_modify(|beyond| {
+                    beyond.told.clear();
+                    beyond.standing = Standing::Lost(why);
+                });
             }
         }
     }
 }
 
-/// Who is there now; or why nobody says so.
-async fn look(reach: &ReachArgs, visit: &mut Option<Visit>) -> Result<Topology, String> {
+/// Who is there now, and what those count whom we cannot look at; or why nobody says so.
+async fn look(reach: &ReachArgs, visit: &mut Option<Visit>) -> Result<Beyond, String> {
+    let since = Instant::now();
     let visit = match visit {
         Some(visit) => visit,
         None => {
@@ -109,7 +153,17 @@ async fn look(reach: &ReachArgs, visit: &mut Option<Visit>) -> Result<Topology, 
             visit.insert(begun.map_err(|failure| full_text(failure.error))?)
         }
     };
-    visit.look().await.map_err(|error| full_text(error.into()))
+    let in_words = |error: Error| full_text(error.into());
+    let topology = visit.look().await.map_err(in_words)?;
+    let pages = shmesh_shm::status::list();
+    let has_page = |node: &NodeId| pages.iter().any(|name| is_page_of(name, node.0));
+    let unread = topology.nodes().map(|info| info.id);
+    let unread: Vec<NodeId> = unread.filter(|node| !has_page(node)).collect();
+    Ok(Beyond {
+        told: visit.counts(&unread).await.map_err(in_words)?,
+        topology,
+        standing: Standing::Known { since },
+    })
 }
 
 /// Without the address, which is said before it.

@@ -1,7 +1,8 @@
-//! `mesh top`: nodes, topics and services of this host, live.
+//! `mesh top`: nodes, topics and services of the mesh, live.
 //!
-//! It reads the status pages and asks no node anything: a node that hangs, or is dead, is seen as
-//! it is, and one that works is not disturbed. Of other hosts it shows what the coordinator knows.
+//! It reads the status pages of this host and asks no node of it anything: one that hangs, or is
+//! dead, is seen as it is, and one that works is not disturbed. Nodes of other hosts, and those of
+//! other users, are asked what they count, through the coordinator.
 
 mod app;
 mod beyond;
@@ -13,11 +14,12 @@ mod table;
 mod view;
 
 use std::io::{IsTerminal as _, Write as _};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use ratatui::crossterm::event::Event;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 
 use self::app::{App, Next};
 use self::beyond::Watch;
@@ -29,14 +31,16 @@ use super::reach::ReachArgs;
 use super::signals::Ends;
 use super::{Failure, is_colourless, runtime};
 use crate::limits::{TOP_INTERVAL_MS_MAX, TOP_INTERVAL_MS_MIN};
+use crate::metrics::Told;
+use crate::topology::NodeInfo;
 
-/// Watch nodes, topics and services of this host and user: rates, latencies, losses, memory.
+/// Watch nodes, topics and services of the mesh: rates, latencies, losses, memory.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
   mesh top                              watch this computer
   mesh top --interval 0.2               five times a second
-  mesh top --coordinator robot-1        with the nodes of the mesh of another computer
+  mesh top --coordinator robot-1        this computer and the mesh of another one
   mesh top --once | grep camera         print tables, and end
   mesh top --json | jq '.topics[] | select(.lost_per_s > 0)'
                                         what is losing messages now
@@ -52,13 +56,15 @@ answering it. They are measured of all that come slowly, of about a thousand a s
 come faster (one in 256 at least), and are at most a sixteenth off. '-' where nothing was measured,
 publishers do not stamp, or messages come from another host: its clock is another one. Messages of
 a history count with their age.
-LOST is what subscribers of this host lost (a publisher's own count where there is no
-subscriber). FILL is the fullest subscriber: messages that wait, of those there is room for.
+LOST is what subscribers lost (a publisher's own count where none of them is known to count).
+FILL is the fullest subscriber: messages that wait, of those there is room for.
 ARENA is payload memory of publishers in bytes, HELD large messages that subscribers keep.
 What a subscription to several topics receives is with each of them, and with its pattern.
 FAILED calls are all but those that were answered or given up by who called.
 States: live, stopped (by a signal), dead (its page is left), far (another host), unseen (this host,
-but another user's or without a page). '-' is not known: rates need two readings.
+but another user's or without a page). Those that are far or unseen are asked through the
+coordinator, at most five times a second; '-' where one does not answer. '-' is what is not known:
+rates need two readings.
 
 Ends at q, Ctrl-C or SIGTERM. Exit codes: 0 ended so, 1 no terminal to draw on, 2 wrong usage.")]
 pub struct TopArgs {
@@ -71,7 +77,7 @@ pub struct TopArgs {
     /// Print one JSON document instead
     #[arg(long)]
     pub json: bool,
-    /// Which mesh: its nodes of other hosts are shown, too.
+    /// Which mesh: its nodes of other hosts and users are asked.
     #[command(flatten)]
     pub reach: ReachArgs,
 }
@@ -102,7 +108,7 @@ pub fn run(args: &TopArgs) -> Result<(), Failure> {
     let outcome = runtime.block_on(async {
         let mut source = Source {
             model: Model::default(),
-            watch: Watch::start(&args.reach)?,
+            watch: Watch::start(&args.reach, args.interval)?,
         };
         if args.has_screen() {
             watch_screen(args, &mut source).await
@@ -127,20 +133,44 @@ impl Source {
             let state = state(&page);
             (page, state)
         };
-        let pages = pages().into_iter().map(with_state).collect();
-        let mut seen = self.model.read(Instant::now(), pages);
+        let mut pages: Vec<_> = pages().into_iter().map(with_state).collect();
         let known = self.watch.known.borrow();
-        seen.add_far(&known.topology, self.watch.host.0);
-        drop(known);
+        let (beyond, host) = (&*known, self.watch.host);
+        for info in beyond.topology.nodes() {
+            let is_read = pages.iter().any(|(page, _)| page.id == info.id.0);
+            if let Some(told) = beyond.told.get(&info.id).filter(|_| !is_read) {
+                pages.push((told_page(info, told), State::of_unread(info, host)));
+            }
+        }
+        let mut seen = self.model.read(pages);
+        seen.add_far(&beyond.topology, host);
         seen
+    }
+}
+
+/// What a node said, as if it had been read.
+fn told_page(info: &NodeInfo, told: &Told) -> Page {
+    Page {
+        node: info.name.clone(),
+        id: info.id.0,
+        pid: info.pid.into(),
+        is_alive: true,
+        at_ns: told.at_ns,
+        entries: told.entries.clone(),
     }
 }
 
 async fn print_once(args: &TopArgs, source: &mut Source) -> Result<(), Failure> {
     source.read();
-    // Rates need two readings.
-    tokio::time::sleep(args.interval).await;
+    let mut began = Instant::now();
     source.watch.settle().await;
+    // Rates need two readings, those of nodes that are asked, too.
+    if source.watch.has_told() {
+        source.read();
+        began = Instant::now();
+    }
+    tokio::time::sleep_until(began + args.interval).await;
+    source.watch.look_again().await;
     let seen = source.read();
     let line = source.watch.line();
     let mut out = std::io::stdout().lock();
@@ -206,12 +236,16 @@ fn is_stopped(page: &Page) -> bool {
     if !matches!(state, Some('T' | 't')) {
         return false;
     }
-    let id = format!("-{:032x}", page.id);
     let Ok(open) = std::fs::read_dir(format!("{directory}/fd")) else {
         return false;
     };
     let mut paths = open
         .flatten()
         .filter_map(|fd| std::fs::read_link(fd.path()).ok());
-    paths.any(|path| path.to_string_lossy().ends_with(&id))
+    paths.any(|path| is_page_of(&path.to_string_lossy(), page.id))
+}
+
+/// Whether a page of that name, or path, is that of a node.
+fn is_page_of(name: &str, id: u128) -> bool {
+    name.ends_with(&format!("-{id:032x}"))
 }

@@ -1,22 +1,24 @@
 //! What is seen of a mesh, with rates: two readings of status pages and the time between them.
 //!
-//! No input or output, no clock. A count is compared only with an earlier one of the same endpoint
+//! Pages of other hosts are what their nodes said of them, read by the clock of that host. No input
+//! or output, no clock. A count is compared only with an earlier one of the same endpoint
 //! of the same run of its node; where an entry changed hands in between, there is no rate, rather
 //! than a wrong one.
 
 mod calls;
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shmesh_shm::{Counter, Histogram};
 
 pub(crate) use self::calls::{Calls, outcomes};
-use crate::cli::metrics::{Counted, Page};
-use crate::metrics::{Kind, METRICS, Whose};
+use crate::cli::metrics::Page;
+use crate::id::HostId;
+use crate::metrics::{Counted, Kind, METRICS, Whose};
 use crate::name::is_pattern;
 use crate::service::REQUESTS;
-use crate::topology::{Role, Topology};
+use crate::topology::{NodeInfo, Role, Topology};
 
 /// As many numbers as a status page has for each endpoint.
 const COUNTERS: usize = Counter::ALL.len();
@@ -36,6 +38,15 @@ pub(crate) enum State {
 }
 
 impl State {
+    /// Of a node whose page cannot be read here.
+    pub(crate) fn of_unread(info: &NodeInfo, our_host: HostId) -> Self {
+        if info.host == our_host {
+            Self::Unseen
+        } else {
+            Self::Far
+        }
+    }
+
     pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Live => "live",
@@ -53,7 +64,7 @@ pub(crate) struct EndpointSeen {
     pub(crate) number: u32,
     pub(crate) whose: Whose,
     pub(crate) topic: String,
-    /// None for those that only the coordinator knows.
+    /// None where only the coordinator said something of the node.
     pub(crate) counts: Option<Counts>,
 }
 
@@ -105,59 +116,73 @@ pub(crate) struct Seen {
     pub(crate) nodes: Vec<NodeSeen>,
 }
 
-/// Which numbers are compared.
-type Key = (u128, Whose, u32, String);
+/// Which numbers of a node are compared.
+type Key = (Whose, u32, String);
 
 /// Readings become what is seen.
 #[derive(Debug, Default)]
 pub(crate) struct Model {
-    last: HashMap<Key, Counted>,
-    at: Option<Instant>,
+    last: HashMap<u128, Reading>,
+}
+
+/// What was read of a node, and what came of it.
+#[derive(Debug)]
+struct Reading {
+    at_ns: u64,
+    counted: HashMap<Key, Counted>,
+    endpoints: Vec<EndpointSeen>,
 }
 
 impl Model {
-    /// Takes in a reading of all pages, made at `now`.
-    pub(crate) fn read(&mut self, now: Instant, pages: Vec<(Page, State)>) -> Seen {
-        let elapsed = self.at.map(|at| now.saturating_duration_since(at));
-        let mut last = HashMap::new();
-        let mut nodes = Vec::new();
-        for (page, state) in pages {
-            let mut endpoints = Vec::new();
-            for counted in shares_joined(page.entries) {
-                let key = (
-                    page.id,
-                    counted.whose,
-                    counted.endpoint,
-                    counted.topic.clone(),
-                );
-                let before = self.last.get(&key);
-                let grown = match (before, elapsed) {
-                    (Some(before), Some(elapsed)) => grown(before, &counted, elapsed),
-                    _ => None,
-                };
-                let counts = Counts {
-                    values: counted.counts,
-                    grown,
-                };
-                endpoints.push(EndpointSeen {
-                    number: counted.endpoint,
-                    whose: counted.whose,
-                    topic: counted.topic.clone(),
-                    counts: Some(counts),
-                });
-                last.insert(key, counted);
-            }
-            nodes.push(NodeSeen {
+    /// Takes in a reading of all pages. Of one that was not read anew, the same is seen.
+    pub(crate) fn read(&mut self, pages: Vec<(Page, State)>) -> Seen {
+        let mut last = std::mem::take(&mut self.last);
+        let nodes = pages.into_iter().map(|(page, state)| {
+            let reading = match last.remove(&page.id) {
+                Some(before) if before.at_ns == page.at_ns => before,
+                before => Reading::of(page.entries, page.at_ns, before.as_ref()),
+            };
+            let endpoints = reading.endpoints.clone();
+            self.last.insert(page.id, reading);
+            NodeSeen {
                 id: page.id,
                 name: page.node,
                 pid: page.pid,
                 state,
                 endpoints,
-            });
-        }
-        self.last = last;
-        self.at = Some(now);
+            }
+        });
+        let nodes = nodes.collect();
         Seen { nodes }
+    }
+}
+
+impl Reading {
+    fn of(entries: Vec<Counted>, at_ns: u64, before: Option<&Self>) -> Self {
+        let mut reading = Self {
+            at_ns,
+            counted: HashMap::new(),
+            endpoints: Vec::new(),
+        };
+        for counted in shares_joined(entries) {
+            let key = (counted.whose, counted.endpoint, counted.topic.clone());
+            let grown = before.and_then(|before| {
+                let elapsed = Duration::from_nanos(at_ns.saturating_sub(before.at_ns));
+                grown(before.counted.get(&key)?, &counted, elapsed)
+            });
+            let counts = Counts {
+                values: counted.counts,
+                grown,
+            };
+            reading.endpoints.push(EndpointSeen {
+                number: counted.endpoint,
+                whose: counted.whose,
+                topic: counted.topic.clone(),
+                counts: Some(counts),
+            });
+            reading.counted.insert(key, counted);
+        }
+        reading
     }
 }
 
@@ -211,8 +236,8 @@ fn went_back(before: &Counted, after: &Counted) -> bool {
 }
 
 impl Seen {
-    /// Adds those that the coordinator knows and we have no page of.
-    pub(crate) fn add_far(&mut self, topology: &Topology, our_host: u128) {
+    /// Adds those that the coordinator knows and no page is known of.
+    pub(crate) fn add_far(&mut self, topology: &Topology, our_host: HostId) {
         for info in topology.nodes() {
             let is_known = self.nodes.iter().any(|node| node.id == info.id.0);
             if is_known {
@@ -238,11 +263,7 @@ impl Seen {
                 id: info.id.0,
                 name: info.name.clone(),
                 pid: info.pid.into(),
-                state: if info.host.0 == our_host {
-                    State::Unseen
-                } else {
-                    State::Far
-                },
+                state: State::of_unread(info, our_host),
                 endpoints: endpoints.collect(),
             });
         }

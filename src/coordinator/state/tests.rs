@@ -284,3 +284,34 @@ fn ten_thousand_joins_and_leaves_leave_nothing_behind() {
     );
     assert_eq!(measured.bytes_current, 0, "{measured:?}");
 }
+
+#[test]
+fn what_nodes_count_is_told_who_asked_and_of_others_that_they_cannot_be_asked() {
+    let mut state = State::default();
+    let (_, node) = join(&mut state, 1);
+    let [asking, other] = [Inbox::default(), Inbox::default()];
+    let visitor = state.visit(asking.clone());
+    let second = state.visit(other.clone());
+    assert_ne!(visitor, second);
+    node.take();
+    let unasked = state.ask_counts(visitor, &[NodeId(1), NodeId(9)]).unwrap();
+    let of = |node, report| FromCoordinator::Counts { node, report };
+    assert_eq!(words_of(&unasked), [of(NodeId(9), None)]);
+    let asked: Vec<_> = node.take().iter().flat_map(words_of).collect();
+    assert_eq!(asked, [FromCoordinator::WantCounts { visitor }]);
+
+    let report = || Report {
+        at_ns: 5,
+        is_last: true,
+        tallies: vec![],
+    };
+    let told = |inbox: &Inbox| inbox.take().iter().flat_map(words_of).collect::<Vec<_>>();
+    state.tell_counts(NodeId(1), visitor, report()).unwrap();
+    assert_eq!(told(&asking), [of(NodeId(1), Some(report()))]);
+    assert_eq!(told(&other), []);
+    state.end_visit(visitor);
+    state.tell_counts(NodeId(1), visitor, report()).unwrap();
+    assert_eq!((told(&asking), told(&other)), (vec![], vec![]));
+    let unasked = state.ask_counts(second, &[NodeId(1)]).unwrap();
+    assert!(unasked.is_empty(), "all are asked");
+}

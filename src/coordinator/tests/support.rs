@@ -128,6 +128,7 @@ impl Member {
             address: address.into(),
             info: info(id),
             desk: Arc::default(),
+            status: None,
         };
         Self {
             info: config.info.clone(),

@@ -25,6 +25,7 @@ fn page(id: u128, entries: Vec<Counted>) -> (Page, State) {
         id,
         pid: 7,
         is_alive: true,
+        at_ns: 0,
         entries,
     };
     (page, State::Live)
@@ -37,17 +38,25 @@ fn sent(count: u64) -> Counted {
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// Has all these pages read then.
+fn read_at(model: &mut Model, at: Duration, mut pages: Vec<(Page, State)>) -> Seen {
+    for (page, _) in &mut pages {
+        page.at_ns = u64::try_from(at.as_nanos()).unwrap();
+    }
+    model.read(pages)
+}
+
 /// The rate of the only endpoint's messages after two readings.
 fn rate_of(first: (Page, State), second: (Page, State), elapsed: Duration) -> Option<f64> {
     let mut model = Model::default();
-    let now = Instant::now();
-    let seen = model.read(now, vec![first]);
+    let now = Duration::ZERO;
+    let seen = read_at(&mut model, now, vec![first]);
     assert_eq!(
         Sum::of(&seen.nodes[0].endpoints).sent_rate,
         None,
         "at first sight"
     );
-    let seen = model.read(now + elapsed, vec![second]);
+    let seen = read_at(&mut model, now + elapsed, vec![second]);
     Sum::of(&seen.nodes[0].endpoints).sent_rate
 }
 
@@ -83,12 +92,12 @@ fn counts_of_others_are_never_compared() {
 #[test]
 fn an_endpoint_that_went_and_came_again_starts_anew() {
     let mut model = Model::default();
-    let now = Instant::now();
-    model.read(now, vec![page(1, vec![sent(10)])]);
-    model.read(now + SECOND, vec![page(1, vec![])]);
-    let seen = model.read(now + 2 * SECOND, vec![page(1, vec![sent(20)])]);
+    let now = Duration::ZERO;
+    read_at(&mut model, now, vec![page(1, vec![sent(10)])]);
+    read_at(&mut model, now + SECOND, vec![page(1, vec![])]);
+    let seen = read_at(&mut model, now + 2 * SECOND, vec![page(1, vec![sent(20)])]);
     assert_eq!(Sum::of(&seen.nodes[0].endpoints).sent_rate, None);
-    let seen = model.read(now + 3 * SECOND, vec![page(1, vec![sent(25)])]);
+    let seen = read_at(&mut model, now + 3 * SECOND, vec![page(1, vec![sent(25)])]);
     assert_eq!(Sum::of(&seen.nodes[0].endpoints).sent_rate, Some(5.0));
 }
 
@@ -98,7 +107,7 @@ fn a_topic_loses_a_message_once() {
     let publisher = || counted(Role::Publisher, 0, "t", &numbers);
     let subscriber = counted(Role::Subscriber, 1, "t", &numbers);
     let lost = |pages| {
-        let seen = Model::default().read(Instant::now(), pages);
+        let seen = read_at(&mut Model::default(), Duration::ZERO, pages);
         Sum::of_topic(&seen.topics()["t"]).lost_total()
     };
     let both = vec![page(1, vec![publisher()]), page(2, vec![subscriber])];
@@ -118,14 +127,18 @@ fn the_fill_of_a_topic_is_that_of_its_fullest_subscriber() {
         subscriber(1, 8, 16),
         subscriber(2, 0, 0),
     ];
-    let seen = Model::default().read(Instant::now(), vec![page(1, entries)]);
+    let seen = read_at(
+        &mut Model::default(),
+        Duration::ZERO,
+        vec![page(1, entries)],
+    );
     assert_eq!(Sum::of_topic(&seen.topics()["t"]).fill, Some(0.5));
 }
 
 #[test]
 fn numbers_of_a_broken_page_do_no_harm() {
     let mut model = Model::default();
-    let now = Instant::now();
+    let now = Duration::ZERO;
     let broken = |value| {
         let mut entries = Vec::new();
         for number in [0, 0, u32::MAX] {
@@ -143,7 +156,11 @@ fn numbers_of_a_broken_page_do_no_harm() {
         .into_iter()
         .enumerate()
     {
-        let seen = model.read(now + SECOND * u32::try_from(step).unwrap(), broken(value));
+        let seen = read_at(
+            &mut model,
+            now + SECOND * u32::try_from(step).unwrap(),
+            broken(value),
+        );
         for printed in [
             report::text(&seen, ""),
             report::document(&seen, "").to_string(),
@@ -188,8 +205,12 @@ fn what_only_the_coordinator_knows_is_added() {
         let up = Change::EndpointUp { node, endpoint };
         assert!(topology.apply(&up).unwrap());
     }
-    let mut seen = Model::default().read(Instant::now(), vec![page(1, vec![sent(1)])]);
-    seen.add_far(&topology, 5);
+    let mut seen = read_at(
+        &mut Model::default(),
+        Duration::ZERO,
+        vec![page(1, vec![sent(1)])],
+    );
+    seen.add_far(&topology, HostId(5));
     let states: Vec<_> = seen.nodes.iter().map(|n| (n.id, n.state)).collect();
     assert_eq!(
         states,
@@ -212,10 +233,14 @@ fn subscriber(number: u32, topic: &str, times_ns: &[u64]) -> Counted {
 #[test]
 fn latencies_are_those_between_two_readings_of_all_subscribers() {
     let mut model = Model::default();
-    let now = Instant::now();
+    let now = Duration::ZERO;
     let read = |model: &mut Model, seconds: u32, times: [&[u64]; 2]| {
         let entries = times.iter().zip(0..).map(|(t, n)| subscriber(n, "t", t));
-        let seen = model.read(now + SECOND * seconds, vec![page(1, entries.collect())]);
+        let seen = read_at(
+            model,
+            now + SECOND * seconds,
+            vec![page(1, entries.collect())],
+        );
         Sum::of_topic(&seen.topics()["t"]).latency
     };
     let old = 60_000_000_000;
@@ -245,7 +270,11 @@ fn what_a_pattern_took_is_with_its_topics_and_with_itself_but_counts_once_for_it
             ..of(all, "b", 7)
         },
     ];
-    let seen = Model::default().read(Instant::now(), vec![page(1, entries)]);
+    let seen = read_at(
+        &mut Model::default(),
+        Duration::ZERO,
+        vec![page(1, entries)],
+    );
     let topics = seen.topics();
     let sum = |topic| {
         let sum = Sum::of_topic(&topics[topic]);
@@ -267,7 +296,11 @@ fn several_names_are_with_each_of_their_topics_once() {
         ..counted(Role::Subscriber, 3, topic, &[(Counter::Messages, count)])
     };
     let entries = vec![all, share("a", 5), share("b", 4)];
-    let seen = Model::default().read(Instant::now(), vec![page(1, entries)]);
+    let seen = read_at(
+        &mut Model::default(),
+        Duration::ZERO,
+        vec![page(1, entries)],
+    );
     let topics = seen.topics();
     let received = |topic| Sum::of_topic(&topics[topic]).received;
     assert_eq!((received("a"), received("b")), (5, 4));
@@ -283,10 +316,14 @@ fn calls_and_requests_are_counted_by_how_they_ended() {
         }
     };
     let mut model = Model::default();
-    let now = Instant::now();
-    model.read(now, vec![page(1, vec![end(Whose::Caller, 10, 0)])]);
+    let now = Duration::ZERO;
+    read_at(
+        &mut model,
+        now,
+        vec![page(1, vec![end(Whose::Caller, 10, 0)])],
+    );
     let entries = vec![end(Whose::Caller, 13, 1), end(Whose::Provider, 5, 1)];
-    let seen = model.read(now + SECOND, vec![page(1, entries)]);
+    let seen = read_at(&mut model, now + SECOND, vec![page(1, entries)]);
     let ends = &seen.services()["add"];
     let of = |whose| Calls::of(whose, ends.iter().map(|(_, end)| *end));
     let made = of(Whose::Caller);

@@ -1,17 +1,15 @@
 //! The screen, as plain text beside this file.
 
-use std::time::{Duration, Instant};
-
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use shmesh_shm::{Counter, Histogram};
 
 use super::*;
-use crate::cli::metrics::{Counted, Page};
+use crate::cli::metrics::Page;
 use crate::cli::top::app::Next;
 use crate::cli::top::model::{Model, Seen, State};
-use crate::metrics::Whose;
+use crate::metrics::{Counted, Whose};
 use crate::topology::Role;
 
 fn entry(role: Role, endpoint: u32, topic: &str, numbers: &[(Counter, u64)]) -> Counted {
@@ -50,6 +48,7 @@ fn pages(seconds: u64) -> Vec<(Page, State)> {
             id,
             pid: 100 + u64::try_from(id).unwrap(),
             is_alive: state != State::Dead,
+            at_ns: 1_000_000_000 * seconds,
             entries,
         };
         (page, state)
@@ -108,9 +107,8 @@ fn pages(seconds: u64) -> Vec<(Page, State)> {
 
 fn seen() -> Seen {
     let mut model = Model::default();
-    let now = Instant::now();
-    model.read(now, pages(10));
-    model.read(now + Duration::from_secs(1), pages(11))
+    model.read(pages(10));
+    model.read(pages(11))
 }
 
 fn app() -> App {
@@ -209,7 +207,7 @@ fn the_selection_stays_with_its_row_and_near_it_when_it_goes() {
     let mut fewer = pages(12);
     fewer.remove(1);
     fewer[0].0.entries.remove(0);
-    app.show(model.read(Instant::now(), fewer));
+    app.show(model.read(fewer));
     assert!(drawn(&mut app, 40, 6).contains(">images/rear"));
     app.show(Seen::default());
     assert!(drawn(&mut app, 40, 6).contains("nothing to see"));
