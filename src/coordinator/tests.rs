@@ -14,7 +14,9 @@ use crate::limits::{
 };
 use crate::link::handshake::{HELLO_BYTES, Hello, PROTOCOL_VERSION};
 use crate::link::wire::HEADER_BYTES;
+use crate::metrics::Report;
 use crate::topology::{NodeInfo, Role};
+use crate::visit::Visit;
 
 #[tokio::test]
 async fn nodes_learn_of_each_other_and_of_every_change() {
@@ -362,6 +364,43 @@ async fn who_does_not_finish_its_hello_is_closed() {
     let mut answer = Vec::new();
     let _ = soon("it is closed", slow.read_to_end(&mut answer)).await;
     assert!(answer.is_empty());
+}
+
+#[tokio::test]
+async fn a_visitor_hears_what_nodes_count_and_who_says_it_late_does_no_harm() {
+    let running = Running::new().await;
+    let mut silent = Raw::register(&running.address, info(1)).await;
+    let mut member = Member::join(&running.address, 2);
+    member.until_nodes(2).await;
+    let credentials = Credentials::default();
+    let visit = Visit::begin(&running.address, &credentials);
+    let mut visit = soon("a visit", visit).await.unwrap();
+    let nodes = [1, 2, 9].map(NodeId);
+    let told = soon("who answers is heard", visit.counts(&nodes)).await;
+    let told = told.unwrap();
+    assert_eq!(told.keys().collect::<Vec<_>>(), [&NodeId(2)]);
+    assert!(told[&NodeId(2)].entries.is_empty(), "it has no page");
+
+    let visitor = loop {
+        if let FromCoordinator::WantCounts { visitor } = silent.hear().await.unwrap() {
+            break visitor;
+        }
+    };
+    let report = Report {
+        at_ns: 1,
+        is_last: true,
+        tallies: vec![],
+    };
+    silent.tell(&FromNode::Counts { visitor, report }).await;
+    let change = endpoint_up(1, endpoint(0, "late"));
+    silent.tell(&FromNode::Update(vec![change])).await;
+    let is_known = |m: &Member| m.topology.endpoints(NodeId(1)).count() == 1;
+    member.until("the coordinator heard both", is_known).await;
+    for _ in 0..3 {
+        let topology = soon("it looks on", visit.look()).await.unwrap();
+        assert_eq!(topology.endpoints(NodeId(1)).count(), 1);
+    }
+    member.leave().await;
 }
 
 fn mesh() -> Arc<Mesh> {

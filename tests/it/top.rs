@@ -419,6 +419,12 @@ fn nodes_whose_pages_cannot_be_read_are_asked_what_they_count() {
         (&silent["sent"], &silent["sent_per_s"]),
         (&3.into(), &0.0.into())
     );
+    let mut screen = Screen::start(
+        100,
+        20,
+        &["--coordinator", &mesh.address, "--interval", "0.05"],
+    );
+    screen.wait_for("top/asked");
     // One that does not answer is there, and the others are told of all the same.
     child.signal(Signal::STOP);
     let [asked, silent] = said();
@@ -427,13 +433,13 @@ fn nodes_whose_pages_cannot_be_read_are_asked_what_they_count() {
         (&silent["publishers"], &silent["sent"]),
         (&1.into(), &Value::Null)
     );
-    let mut screen = Screen::start(100, 20, &["--coordinator", &mesh.address]);
-    screen.wait_for("top/asked");
-    screen.press("q");
-    screen.end();
     child.signal(Signal::CONT);
     let answers = || said()[1]["sent"] == 3;
     eventually("it answers again", answers);
+    // The screen asked meanwhile, and got the answers late.
+    assert!(!screen.text().contains("is not there"), "{}", screen.text());
+    screen.press("q");
+    screen.end();
 }
 
 #[test]

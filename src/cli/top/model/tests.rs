@@ -70,6 +70,29 @@ fn rates_are_differences_by_the_time_between() {
 }
 
 #[test]
+fn of_a_page_that_was_not_read_anew_the_same_is_seen() {
+    let mut model = Model::default();
+    let told = |at_ns, count| {
+        let (mut page, _) = page(1, vec![sent(count)]);
+        page.at_ns = at_ns;
+        vec![(page, State::Far)]
+    };
+    let rate = |seen: Seen| Sum::of(&seen.nodes[0].endpoints).sent_rate;
+    assert_eq!(rate(model.read(told(1_000_000_000, 100))), None);
+    assert_eq!(rate(model.read(told(1_000_000_000, 100))), None);
+    for _ in 0..3 {
+        assert_eq!(rate(model.read(told(3_000_000_000, 200))), Some(50.0));
+    }
+    assert_eq!(rate(model.read(told(4_000_000_000, 200))), Some(0.0));
+    assert!(model.read(vec![]).nodes.is_empty());
+    assert_eq!(
+        rate(model.read(told(5_000_000_000, 300))),
+        None,
+        "it was gone"
+    );
+}
+
+#[test]
 fn counts_of_others_are_never_compared() {
     let first = || page(1, vec![sent(100)]);
     let mut renamed = sent(500);
