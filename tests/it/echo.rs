@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
+use std::sync::mpsc::channel;
 
 use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
@@ -159,6 +160,33 @@ fn a_measurement_that_nobody_reads_ends_by_a_signal() {
         ends_well(&mut child);
         drop(reader);
     }
+}
+
+#[test]
+fn calls_whose_replies_nobody_reads_end_by_a_signal() {
+    let mesh = Mesh::start();
+    let node = mesh.node("n");
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
+    let runtime = threads.unwrap();
+    let provider = node.provider::<Raw, Raw>("s").build().unwrap();
+    let (told, asked) = channel();
+    let inside = runtime.enter();
+    let serving = provider.serve(move |request| {
+        let told = told.send(());
+        async move { told.map(|()| request.to_vec()) }
+    });
+    drop(inside);
+    let (reader, writer) = socket();
+    fill(&writer);
+    let mut command = tool_of(&mesh, "service call s \"x\" --interval 0.001");
+    let mut child = command.stdout(writer).spawn().unwrap();
+    asked.recv_timeout(PATIENCE).unwrap();
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    ends_well(&mut child);
+    drop((reader, serving));
 }
 
 /// Leaves no room for a line, and the flags as they are.
