@@ -60,6 +60,8 @@ pub const SCHEMA_VALUES_PER_BYTE_MAX: usize = 64;
 pub const SCHEMA_VALUES_MIN: usize = 65_536;
 /// Schemas that a node announces; a coordinator keeps no more of it.
 pub const SCHEMAS_PER_NODE_MAX: usize = 256;
+/// Schemas that a coordinator keeps whose nodes have left: who reads their messages may ask late.
+pub const SCHEMAS_LEFT_MAX: usize = 256;
 /// Most memory of a coordinator for schemas, in bytes.
 pub const SCHEMAS_BYTES_MAX: usize = 64 << 20;
 /// Schemas of others that a node remembers.

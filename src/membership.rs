@@ -104,7 +104,7 @@ pub enum FromCoordinator {
     Schema {
         /// The hash of the type.
         hash: u64,
-        /// The schema, if somebody who announced it is there.
+        /// The schema, if it is known.
         schema: Option<SchemaBytes>,
     },
     /// "What do you count?"

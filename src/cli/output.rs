@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::net::SendFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
@@ -16,16 +17,28 @@ use crate::wait::watched;
 /// Where a tool writes to, and until when.
 #[derive(Debug)]
 pub(super) struct Output {
-    opened: Option<AsyncFd<OwnedFd>>,
+    way: Way,
     /// After a signal: readers have until then.
     end_at: Option<Instant>,
+}
+
+/// How to write without being held up. Others have the same pipe, terminal or socket, so its flags
+/// stay as they are.
+#[derive(Debug)]
+enum Way {
+    /// A pipe or terminal, opened once more.
+    Opened(AsyncFd<OwnedFd>),
+    /// A socket, which cannot be opened, but is told with each call.
+    Socket(AsyncFd<OwnedFd>),
+    /// A file, which is never full, and would begin anew if it were opened.
+    Plain,
 }
 
 impl Output {
     /// Needs a runtime.
     pub(super) fn new() -> Self {
         Self {
-            opened: open_again(),
+            way: Way::find().unwrap_or(Way::Plain),
             end_at: None,
         }
     }
@@ -46,16 +59,10 @@ impl Output {
     pub(super) async fn write(&mut self, bytes: &[u8], ends: &mut Ends) -> std::io::Result<usize> {
         let mut written = 0;
         while written < bytes.len() {
-            let rest = &bytes[written..];
-            let outcome = match &self.opened {
-                Some(opened) => rustix::io::write(opened, rest),
-                // Not by `Stdout`, which would look for ends of lines.
-                None => rustix::io::write(rustix::stdio::stdout(), rest),
-            };
-            match outcome {
+            match self.way.write(&bytes[written..]) {
                 Ok(some) => written += some,
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) if self.opened.is_some() => {
+                Err(Errno::AGAIN) if self.way.watched().is_some() => {
                     if !self.has_room(ends).await? {
                         break;
                     }
@@ -68,12 +75,12 @@ impl Output {
 
     /// Waits until it is worth trying again. False if it is time to end.
     async fn has_room(&mut self, ends: &mut Ends) -> std::io::Result<bool> {
-        let Some(opened) = &self.opened else {
+        let Some(watched) = self.way.watched() else {
             return Ok(true);
         };
         let (is_ending, end_at) = (self.is_ending(), self.end_at.unwrap_or_else(Instant::now));
         tokio::select! {
-            ready = opened.writable() => {
+            ready = watched.writable() => {
                 ready?.clear_ready();
                 Ok(true)
             }
@@ -86,15 +93,40 @@ impl Output {
     }
 }
 
-/// Others have the same pipe or terminal, so it is opened once more to be written to without
-/// blocking. A file would begin anew by that, and is never full; a socket cannot be opened.
-fn open_again() -> Option<AsyncFd<OwnedFd>> {
-    let status = rustix::fs::fstat(rustix::stdio::stdout()).ok()?;
-    let kind = FileType::from_raw_mode(status.st_mode);
-    if !matches!(kind, FileType::Fifo | FileType::CharacterDevice) {
-        return None;
+impl Way {
+    /// Nothing where it is not to be had.
+    fn find() -> Option<Self> {
+        let stdout = rustix::stdio::stdout();
+        let status = rustix::fs::fstat(stdout).ok()?;
+        match FileType::from_raw_mode(status.st_mode) {
+            FileType::Fifo | FileType::CharacterDevice => {
+                let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+                let opened = rustix::fs::open("/proc/self/fd/1", flags, Mode::empty()).ok()?;
+                watched(opened, Interest::WRITABLE).ok().map(Self::Opened)
+            }
+            FileType::Socket => {
+                let socket = rustix::io::fcntl_dupfd_cloexec(stdout, 0).ok()?;
+                watched(socket, Interest::WRITABLE).ok().map(Self::Socket)
+            }
+            _ => None,
+        }
     }
-    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let opened = rustix::fs::open("/proc/self/fd/1", flags, Mode::empty()).ok()?;
-    watched(opened, Interest::WRITABLE).ok()
+
+    const fn watched(&self) -> Option<&AsyncFd<OwnedFd>> {
+        match self {
+            Self::Opened(watched) | Self::Socket(watched) => Some(watched),
+            Self::Plain => None,
+        }
+    }
+
+    fn write(&self, bytes: &[u8]) -> rustix::io::Result<usize> {
+        match self {
+            Self::Opened(opened) => rustix::io::write(opened, bytes),
+            Self::Socket(socket) => {
+                rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+            }
+            // Not by `Stdout`, which would look for ends of lines.
+            Self::Plain => rustix::io::write(rustix::stdio::stdout(), bytes),
+        }
+    }
 }

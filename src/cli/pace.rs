@@ -1,17 +1,26 @@
 //! How often something is done again: `--interval` and `--count`.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::Failure;
+use super::output::Output;
 use super::signals::Ends;
 
 /// Turns, until there were enough, or somebody wants the tool to end.
 pub(super) struct Pace {
     left: Option<u64>,
     period: Option<Duration>,
-    clock: Option<(Interval, Ends)>,
+    clock: Option<Clock>,
+}
+
+/// With one, signals end the turns instead of the process.
+struct Clock {
+    ticks: Interval,
+    ends: Ends,
+    output: Output,
 }
 
 impl Pace {
@@ -47,17 +56,35 @@ impl Pace {
             let Ok(ends) = Ends::new() else {
                 return false;
             };
-            let mut clock = interval(period);
-            clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            self.clock = Some((clock, ends));
+            let mut ticks = interval(period);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let output = Output::new();
+            self.clock = Some(Clock {
+                ticks,
+                ends,
+                output,
+            });
         }
-        let Some((clock, ends)) = &mut self.clock else {
+        let Some(clock) = &mut self.clock else {
             return false;
         };
+        if clock.output.is_ending() {
+            return false;
+        }
         tokio::select! {
             biased;
-            () = ends.recv() => false,
-            _ = clock.tick() => true,
+            () = clock.ends.recv() => false,
+            _ = clock.ticks.tick() => true,
         }
+    }
+
+    /// Writes what came of a turn. A signal ends that, too.
+    pub(super) async fn print(&mut self, line: &[u8]) -> std::io::Result<()> {
+        if let Some(Clock { ends, output, .. }) = &mut self.clock {
+            return output.write(line, ends).await.map(|_| ());
+        }
+        let mut out = std::io::stdout().lock();
+        out.write_all(line)?;
+        out.flush()
     }
 }

@@ -18,7 +18,9 @@ pub(super) struct Wish {
     /// This part of them alone.
     pub(super) field: Option<String>,
     /// How long arrays are instead of what is in them.
-    pub(super) is_short: bool,
+    pub(super) without_arrays: bool,
+    /// How long texts are instead of what is in them.
+    pub(super) without_texts: bool,
     /// Nothing that a terminal may take for an order.
     pub(super) is_for_terminal: bool,
 }
@@ -93,14 +95,9 @@ impl<'a> Reading<'a> {
             }
         };
         let start = to.len();
-        let added = add(&self.forms[idx].1, self.wish.field.as_deref(), bytes, to);
-        if let Err(error) = added {
+        if let Err(error) = add(&self.forms[idx].1, &self.wish, bytes, to) {
             to.truncate(start);
             return Err(error);
-        }
-        if self.wish.is_short {
-            let text = to.split_off(start);
-            shorten(&text, to);
         }
         if self.wish.is_for_terminal {
             escape_controls(to, start);
@@ -130,41 +127,53 @@ async fn form_of(node: &Node, ty: &TopicType) -> Form {
     }
 }
 
-fn add(form: &Form, field: Option<&str>, bytes: &[u8], to: &mut Vec<u8>) -> Result<(), Unread> {
-    match (form, field) {
-        (Form::Archive(reader), None) => Ok(reader.json(bytes, to)?),
-        (Form::Archive(reader), Some(path)) => Ok(reader.read(bytes)?.at(path)?.json(to)?),
-        (Form::Json, None) => add_text(bytes, to),
+fn add(form: &Form, wish: &Wish, bytes: &[u8], to: &mut Vec<u8>) -> Result<(), Unread> {
+    let start = to.len();
+    match (form, wish.field.as_deref()) {
+        (Form::Archive(reader), None) => reader.json(bytes, to)?,
+        (Form::Archive(reader), Some(path)) => reader.read(bytes)?.at(path)?.json(to)?,
+        (Form::Json, None) => add_text(bytes, to)?,
         (Form::Json, Some(path)) => {
             let value = serde_json::from_slice(bytes).map_err(invalid)?;
-            add_value(pick(&value, path)?, to)
+            add_value(pick(&value, path)?, to)?;
         }
         (Form::MsgPack, path) => {
             check_msgpack(bytes).map_err(invalid)?;
             let value: Value = rmp_serde::from_slice(bytes).map_err(invalid)?;
-            add_value(pick(&value, path.unwrap_or_default())?, to)
+            add_value(pick(&value, path.unwrap_or_default())?, to)?;
         }
-        (Form::Bytes, None) => add_digits(bytes, to),
-        (Form::Unknown(encoding), None) => {
-            to.extend_from_slice(b"{\"encoding\":");
-            serde_json::to_writer(&mut *to, encoding).map_err(invalid)?;
-            write!(to, ",\"len\":{},\"bytes\":", bytes.len()).map_err(invalid)?;
-            add_digits(bytes, to)?;
-            to.push(b'}');
-            Ok(())
-        }
+        (Form::Bytes, None) => return add_bytes(bytes, wish, to),
+        (Form::Unknown(encoding), None) => return add_unknown(encoding, bytes, wish, to),
         (Form::Bytes | Form::Unknown(_), Some(_)) => {
-            Err(Unread::NoSuchField("bytes have no fields".into()))
+            return Err(Unread::NoSuchField("bytes have no fields".into()));
         }
     }
+    if wish.without_arrays || wish.without_texts {
+        let text = to.split_off(start);
+        shorten(&text, wish, to);
+    }
+    Ok(())
 }
 
-fn add_digits(bytes: &[u8], to: &mut Vec<u8>) -> Result<(), Unread> {
+/// Bytes that may be anything are an array, written as hexadecimal digits.
+fn add_bytes(bytes: &[u8], wish: &Wish, to: &mut Vec<u8>) -> Result<(), Unread> {
+    if wish.without_arrays {
+        return write!(to, "\"[{}]\"", bytes.len()).map_err(invalid);
+    }
     to.push(b'"');
     for byte in bytes {
         write!(to, "{byte:02x}").map_err(invalid)?;
     }
     to.push(b'"');
+    Ok(())
+}
+
+fn add_unknown(encoding: &str, bytes: &[u8], wish: &Wish, to: &mut Vec<u8>) -> Result<(), Unread> {
+    to.extend_from_slice(b"{\"encoding\":");
+    serde_json::to_writer(&mut *to, encoding).map_err(invalid)?;
+    write!(to, ",\"len\":{},\"bytes\":", bytes.len()).map_err(invalid)?;
+    add_bytes(bytes, wish, to)?;
+    to.push(b'}');
     Ok(())
 }
 
@@ -214,41 +223,76 @@ fn pick<'a>(value: &'a Value, path: &str) -> Result<&'a Value, Unread> {
     Ok(found)
 }
 
-/// JSON on one line with `"[5]"` instead of arrays of five items.
-fn shorten(json: &[u8], to: &mut Vec<u8>) {
-    let (mut is_quoted, mut is_escaped) = (false, false);
-    // How deep in arrays, and of the outermost its items.
-    let (mut depth, mut braces, mut count, mut is_empty) = (0_usize, 0_usize, 0_usize, true);
-    for &byte in json {
-        let is_plain = !is_quoted;
-        if byte == b'"' && !is_escaped {
-            is_quoted = !is_quoted;
-        }
-        is_escaped = is_quoted && byte == b'\\' && !is_escaped;
-        if depth == 0 && !(is_plain && byte == b'[') {
-            to.push(byte);
-            continue;
-        }
-        if is_plain {
-            match byte {
-                b'[' => depth += 1,
-                b']' => depth -= 1,
-                b'{' => braces += 1,
-                b'}' => braces -= 1,
-                b',' if depth == 1 && braces == 0 => count += 1,
-                _ => {}
+/// JSON on one line with `"[5]"` instead of arrays of five items, or `"<5>"` instead of texts of
+/// five characters. Names of fields stay.
+fn shorten(json: &[u8], wish: &Wish, to: &mut Vec<u8>) {
+    let mut at = 0;
+    while let Some(byte) = json.get(at) {
+        let start = at;
+        match byte {
+            b'"' => {
+                at = text_end(json, start);
+                let text = &json[start..at];
+                if wish.without_texts && json.get(at) != Some(&b':') {
+                    to.extend_from_slice(format!("\"<{}>\"", char_count(text)).as_bytes());
+                } else {
+                    to.extend_from_slice(text);
+                }
             }
-        }
-        match depth {
-            0 => {
-                let items = count + usize::from(!is_empty);
-                to.extend_from_slice(format!("\"[{items}]\"").as_bytes());
-                (count, is_empty) = (0, true);
+            b'[' if wish.without_arrays => {
+                let count;
+                (count, at) = items_and_end(json, start);
+                to.extend_from_slice(format!("\"[{count}]\"").as_bytes());
             }
-            1 if byte == b'[' && is_plain && is_empty => {}
-            _ => is_empty = false,
+            _ => {
+                to.push(*byte);
+                at += 1;
+            }
         }
     }
+}
+
+/// Where the text ends that begins there, with its marks.
+fn text_end(json: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while let Some(byte) = json.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    json.len()
+}
+
+fn char_count(text: &[u8]) -> usize {
+    let parsed: Result<String, _> = serde_json::from_slice(text);
+    // What has halves of characters in it is no text to us; its bytes without the marks.
+    parsed.map_or(text.len().saturating_sub(2), |text| text.chars().count())
+}
+
+/// The items of the array that begins there, and where it ends.
+fn items_and_end(json: &[u8], start: usize) -> (usize, usize) {
+    let (mut at, mut depth, mut commas, mut is_empty) = (start + 1, 1_usize, 0, true);
+    while let Some(byte) = json.get(at) {
+        match byte {
+            b']' | b'}' => depth -= 1,
+            b'[' | b'{' => depth += 1,
+            b',' if depth == 1 => commas += 1,
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+        is_empty = false;
+        at = if *byte == b'"' {
+            text_end(json, at)
+        } else {
+            at + 1
+        };
+    }
+    let count = if is_empty { 0 } else { commas + 1 };
+    (count, at + 1)
 }
 
 /// Escapes what terminals take for orders and JSON lets through: DEL and the upper controls, which
@@ -277,7 +321,11 @@ mod tests {
 
     fn read(form: &Form, field: Option<&str>, bytes: &[u8]) -> Result<String, String> {
         let mut to = Vec::new();
-        let added = add(form, field, bytes, &mut to);
+        let wish = Wish {
+            field: field.map(str::to_owned),
+            ..Wish::default()
+        };
+        let added = add(form, &wish, bytes, &mut to);
         added.map_err(|error| error.to_string())?;
         Ok(String::from_utf8(to).unwrap())
     }
@@ -311,20 +359,68 @@ mod tests {
         assert_eq!(read(&Form::Bytes, None, b"\x00\xff").unwrap(), "\"00ff\"");
     }
 
+    fn short(json: &str, [without_arrays, without_texts]: [bool; 2]) -> String {
+        let mut to = Vec::new();
+        let wish = Wish {
+            without_arrays,
+            without_texts,
+            ..Wish::default()
+        };
+        add(&Form::Json, &wish, json.as_bytes(), &mut to).unwrap();
+        String::from_utf8(to).unwrap()
+    }
+
     #[test]
     fn arrays_may_be_said_by_their_lengths() {
-        for (json, short) in [
+        for (json, expected) in [
             ("[]", "\"[0]\""),
             ("[1]", "\"[1]\""),
+            ("[[]]", "\"[1]\""),
             ("[[1,2],[],{\"a\":[1,2],\"b\":1}]", "\"[3]\""),
             (
                 "{\"a\":[\"],[\",\"\\\"[\"],\"b\":\"[1,2]\",\"c\":[[]]}",
                 "{\"a\":\"[2]\",\"b\":\"[1,2]\",\"c\":\"[1]\"}",
             ),
         ] {
+            assert_eq!(short(json, [true, false]), expected);
+        }
+    }
+
+    #[test]
+    fn texts_may_be_said_by_their_lengths_but_not_names() {
+        let json = r#"{"a":"","b\\":"x\"y\u00e9é","c":["one",["\\"],{"d":"\ud83d\ude00"}],"e":1}"#;
+        assert_eq!(
+            short(json, [false, true]),
+            r#"{"a":"<0>","b\\":"<5>","c":["<3>",["<1>"],{"d":"<1>"}],"e":1}"#
+        );
+        let both = r#"{"a":"<0>","b\\":"<5>","c":"[3]","e":1}"#;
+        assert_eq!(short(json, [true, true]), both);
+        assert_eq!(short(r#""\ud800""#, [false, true]), "\"<6>\"");
+        assert_eq!(short("\"x\"", [true, true]), "\"<1>\"");
+    }
+
+    #[test]
+    fn raw_bytes_are_an_array_and_no_text() {
+        let short = |form: &Form, [without_arrays, without_texts]: [bool; 2]| {
             let mut to = Vec::new();
-            shorten(json.as_bytes(), &mut to);
-            assert_eq!(String::from_utf8(to).unwrap(), short);
+            let wish = Wish {
+                without_arrays,
+                without_texts,
+                ..Wish::default()
+            };
+            add(form, &wish, b"\x00\xff", &mut to).unwrap();
+            String::from_utf8(to).unwrap()
+        };
+        let unknown = Form::Unknown("cdr".into());
+        let said = |bytes| format!("{{\"encoding\":\"cdr\",\"len\":2,\"bytes\":{bytes}}}");
+        for (wish, bytes) in [
+            ([false, false], "\"00ff\""),
+            ([false, true], "\"00ff\""),
+            ([true, false], "\"[2]\""),
+            ([true, true], "\"[2]\""),
+        ] {
+            assert_eq!(short(&Form::Bytes, wish), bytes);
+            assert_eq!(short(&unknown, wish), said(bytes));
         }
     }
 

@@ -32,8 +32,8 @@ impl Node {
 
     /// What the messages of a topic type look like, for those who were not compiled with it: of
     /// this program's own types at once, of others from the coordinator, which some node told when
-    /// it announced an endpoint of this type. Nothing if no such node is there any more, or the
-    /// encoding needs no schema.
+    /// it announced an endpoint of this type, and may have left since: of those types the
+    /// coordinator keeps 256. Nothing if it knows none, or the encoding needs no schema.
     ///
     /// # Errors
     /// [`Error::Timeout`] if the coordinator does not answer within two seconds;

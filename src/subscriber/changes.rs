@@ -54,6 +54,19 @@ impl<P: Payload> Subscriber<P> {
         })
     }
 
+    /// True if as many messages of a publisher wait as half of those that may: who has something
+    /// else to do should hurry.
+    pub(crate) fn is_half_full(&mut self) -> bool {
+        if self.shared.inbox.is_full() {
+            self.take_events();
+        }
+        let mut channels = self.channels.iter().chain(&self.successors);
+        channels.any(|channel| {
+            let mut progress = channel.consumer.progress();
+            2 * progress.unread() >= progress.depth()
+        })
+    }
+
     /// Tells of changes of [`publisher_count`](Self::publisher_count).
     pub(crate) fn publishers_watch(&self) -> watch::Receiver<usize> {
         self.shared.publishers.subscribe()

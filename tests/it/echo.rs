@@ -1,9 +1,13 @@
 //! `mesh topic echo`: what it cannot read, and who does not read it.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
+use std::sync::mpsc::channel;
 
+use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use shmesh::topology::{Encoding, TopicType};
@@ -11,6 +15,7 @@ use shmesh::{Json, Raw, Untyped};
 
 use crate::mesh_verbs::tool_of;
 use crate::support::{Mesh, PATIENCE, eventually};
+use crate::top;
 
 #[test]
 fn what_nobody_can_read_comes_with_its_encoding_and_bytes() {
@@ -52,12 +57,22 @@ fn what_nobody_can_read_comes_with_its_encoding_and_bytes() {
     }
 }
 
-/// More than a pipe takes.
-const LONG: usize = 200_000;
+/// More than a pipe or socket takes.
+const LONG: usize = 500_000;
+
+/// What the tool writes to, which this process has, too, and where it is read.
+fn pipe() -> (OwnedFd, OwnedFd) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    (reader.into(), writer.into())
+}
+
+fn socket() -> (OwnedFd, OwnedFd) {
+    let (reader, writer) = UnixStream::pair().unwrap();
+    (reader.into(), writer.into())
+}
 
 /// An echo in the middle of a line, the first of two, which nobody has read yet.
-fn blocked(mesh: &Mesh, words: &str) -> (Child, std::io::PipeReader) {
-    let (reader, writer) = std::io::pipe().unwrap();
+fn blocked(mesh: &Mesh, words: &str, writer: OwnedFd, reader: &OwnedFd) -> Child {
     let mut command = tool_of(mesh, words);
     let child = command
         .stdout(writer)
@@ -72,26 +87,31 @@ fn blocked(mesh: &Mesh, words: &str) -> (Child, std::io::PipeReader) {
         texts.publish(&"x".repeat(LONG)).unwrap();
     }
     eventually("something comes", || {
-        rustix::io::ioctl_fionread(reader.as_fd()).unwrap() > 0
+        rustix::io::ioctl_fionread(reader).unwrap() > 0
     });
-    (child, reader)
+    child
+}
+
+fn ends_well(child: &mut Child) {
+    eventually("it ends", || child.try_wait().unwrap().is_some());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
 fn a_signal_ends_it_while_a_reader_is_there_and_does_not_read() {
     let mesh = Mesh::start();
-    for signal in [Signal::TERM, Signal::INT] {
-        let (mut child, reader) = blocked(&mesh, "topic echo t");
+    for (signal, made) in [
+        (Signal::TERM, pipe as fn() -> _),
+        (Signal::INT, pipe),
+        (Signal::TERM, socket),
+    ] {
+        let (reader, writer) = made();
+        let mut child = blocked(&mesh, "topic echo t", writer, &reader);
         kill_process(Pid::from_child(&child), signal).unwrap();
-        eventually("it ends", || child.try_wait().unwrap().is_some());
-        assert_eq!(child.wait().unwrap().code(), Some(0));
+        ends_well(&mut child);
         let mut said = String::new();
-        child
-            .stderr
-            .take()
-            .unwrap()
-            .read_to_string(&mut said)
-            .unwrap();
+        let mut errors = child.stderr.take().unwrap();
+        errors.read_to_string(&mut said).unwrap();
         assert!(
             said.contains("were not written: nobody read them"),
             "{said}"
@@ -101,32 +121,99 @@ fn a_signal_ends_it_while_a_reader_is_there_and_does_not_read() {
 }
 
 #[test]
-fn a_reader_that_comes_back_gets_whole_lines_and_a_pipe_stays_as_it_was() {
+fn a_reader_that_comes_back_gets_whole_lines() {
     let mesh = Mesh::start();
-    let (mut child, reader) = blocked(&mesh, "topic echo t --count 2");
-    let text = format!("\"{}\"", "x".repeat(LONG));
-    let lines = BufReader::new(reader).lines();
-    let lines: Vec<String> = lines.map_while(Result::ok).collect();
-    assert!(lines.iter().all(|line| *line == text), "no line is cut");
-    assert_eq!(lines.len(), 2);
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    for made in [pipe, socket] {
+        let (reader, writer) = made();
+        let mut child = blocked(&mesh, "topic echo t --count 2", writer, &reader);
+        let text = format!("\"{}\"", "x".repeat(LONG));
+        let lines = BufReader::new(File::from(reader)).lines();
+        let lines: Vec<String> = lines.map_while(Result::ok).collect();
+        assert!(lines.iter().all(|line| *line == text), "no line is cut");
+        assert_eq!(lines.len(), 2);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_measurement_that_nobody_reads_ends_by_a_signal() {
+    let mesh = Mesh::start();
+    let node = mesh.node("n");
+    for made in [pipe, socket] {
+        let (reader, writer) = made();
+        fill(&writer);
+        let mut command = tool_of(&mesh, "topic hz t --count 2 --interval 3600");
+        let mut child = command.stdout(writer).spawn().unwrap();
+        let mut blobs = node.publisher::<Raw>("t").build().unwrap();
+        blobs.wait_for_listener_blocking(PATIENCE).unwrap();
+        for _ in 0..2 {
+            blobs.publish_bytes(b"a").unwrap();
+        }
+        // Then it does nothing any more but write.
+        eventually("it has both", || {
+            let seen = top::json(&[]);
+            let nodes = seen["nodes"].as_array().unwrap().iter();
+            let mut of_tool = nodes.filter(|node| node["pid"] == child.id());
+            of_tool.any(|node| node["received"] == 2)
+        });
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        ends_well(&mut child);
+        drop(reader);
+    }
+}
+
+#[test]
+fn calls_whose_replies_nobody_reads_end_by_a_signal() {
+    let mesh = Mesh::start();
+    let node = mesh.node("n");
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
+    let runtime = threads.unwrap();
+    let provider = node.provider::<Raw, Raw>("s").build().unwrap();
+    let (told, asked) = channel();
+    let inside = runtime.enter();
+    let serving = provider.serve(move |request| {
+        let told = told.send(());
+        async move { told.map(|()| request.to_vec()) }
+    });
+    drop(inside);
+    let (reader, writer) = socket();
+    fill(&writer);
+    let mut command = tool_of(&mesh, "service call s \"x\" --interval 0.001");
+    let mut child = command.stdout(writer).spawn().unwrap();
+    asked.recv_timeout(PATIENCE).unwrap();
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    ends_well(&mut child);
+    drop((reader, serving));
+}
+
+/// Leaves no room for a line, and the flags as they are.
+fn fill(writer: &OwnedFd) {
+    let flags = rustix::fs::fcntl_getfl(writer).unwrap();
+    rustix::fs::fcntl_setfl(writer, flags | OFlags::NONBLOCK).unwrap();
+    while rustix::io::write(writer, b"x").is_ok() {}
+    rustix::fs::fcntl_setfl(writer, flags).unwrap();
 }
 
 #[test]
 fn others_with_the_same_output_block_as_before() {
     let mesh = Mesh::start();
     let node = mesh.node("n");
-    let mut blobs = node.publisher::<Raw>("t").build().unwrap();
-    let (mut reader, writer) = std::io::pipe().unwrap();
-    let mut command = tool_of(&mesh, "topic echo t --count 1");
-    let mut child = command.stdout(writer.try_clone().unwrap()).spawn().unwrap();
-    blobs.wait_for_listener_blocking(PATIENCE).unwrap();
-    blobs.publish_bytes(b"a").unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
-    let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
-    assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK), "{flags:?}");
-    drop((command, writer));
-    let mut said = String::new();
-    reader.read_to_string(&mut said).unwrap();
-    assert_eq!(said, "\"61\"\n");
+    for made in [pipe, socket] {
+        let mut blobs = node.publisher::<Raw>("t").build().unwrap();
+        let (reader, writer) = made();
+        let mut command = tool_of(&mesh, "topic echo t --count 1");
+        let mut child = command.stdout(writer.try_clone().unwrap()).spawn().unwrap();
+        blobs.wait_for_listener_blocking(PATIENCE).unwrap();
+        blobs.publish_bytes(b"a").unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
+        assert!(!flags.contains(OFlags::NONBLOCK), "{flags:?}");
+        drop((command, writer));
+        let mut said = String::new();
+        File::from(reader).read_to_string(&mut said).unwrap();
+        assert_eq!(said, "\"61\"\n");
+    }
 }

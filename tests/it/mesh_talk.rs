@@ -129,6 +129,7 @@ fn archives_are_printed_as_json_whole_or_in_part() {
         ("arm/*", format!("arm/move: {whole}")),
         ("arm/move --field joints[1].angle", "-1.25".into()),
         ("arm/move --field joints --no-arr", "\"[2]\"".into()),
+        ("arm/move --field joints[0].name --no-str", "\"<5>\"".into()),
         (
             "arm/move --no-arr",
             whole.replace(
@@ -186,6 +187,10 @@ fn other_encodings_are_printed_too_and_what_is_none_is_said() {
         blobs.publish_bytes(b"\x00\xff\x1b").unwrap();
     });
     assert_eq!(said, ["\"00ff1b\""]);
+    let said = echoed(&mesh, "raw -c 1 --no-arr --no-str", &mut blobs, |blobs| {
+        blobs.publish_bytes(b"\x00\xff\x1b").unwrap();
+    });
+    assert_eq!(said, ["\"[3]\""]);
     // Bytes that are not what they are announced as.
     let wrong = node.publisher::<Untyped>("wrong").ty(Move::topic_type());
     let mut wrong = wrong.build().unwrap();

@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 
+use shmesh::limits::SCHEMAS_LEFT_MAX;
 use shmesh::link::handshake::Purpose;
 use shmesh::link::wire::{Kind, body, decode, encode};
 use shmesh::membership::{FromCoordinator, FromNode};
@@ -170,7 +171,7 @@ async fn services_tell_of_what_they_are_asked_and_answer() {
 }
 
 #[tokio::test]
-async fn a_foreign_type_is_told_of_while_somebody_who_has_it_is_there() {
+async fn a_foreign_type_is_told_of_after_all_who_had_it_have_left() {
     let mesh = Mesh::start();
     let [early, late] = ["early", "late"].map(|name| mesh.builder(name).build());
     let (early, late) = (early.await.unwrap(), late.await.unwrap());
@@ -183,8 +184,16 @@ async fn a_foreign_type_is_told_of_while_somebody_who_has_it_is_there() {
     assert_eq!(told.encode().unwrap(), bytes);
     assert_eq!(told.root().name, "Abcdef");
 
-    let mut witness = Member::join(&mesh);
     drop(member);
+    let mut witness = Member::join(&mesh);
+    // As many as are kept of those whose nodes left.
+    let mut passing = Member::join(&mesh);
+    for number in 0..SCHEMAS_LEFT_MAX {
+        let (ty, bytes) = foreign(&format!("T{number:05}"));
+        announce(&mut passing, &ty, bytes);
+    }
+    assert_eq!(witness.ask(ty.hash), Some(bytes), "its node has left");
+    drop(passing);
     eventually("it is forgotten", || witness.ask(ty.hash).is_none());
     assert_eq!(late.schema(&ty).await.unwrap(), None);
     // Who was told once knows it.

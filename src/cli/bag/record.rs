@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
@@ -16,10 +17,12 @@ use super::units::{Size, Time, count_text, size_text};
 use super::{Failure, ReachArgs};
 use crate::bag::{BagError, Channel, Config, Message, Recorder, SchemaRecord, Split};
 use crate::endpoint::Overflow;
-use crate::error::RecvError;
+use crate::error::{Error, RecvError};
 use crate::events::PublisherId;
 use crate::id::NodeId;
-use crate::limits::{BAG_DEPTH_DEFAULT, BAG_LAST_BYTES_DEFAULT, TOPICS_PER_SUBSCRIBER_MAX};
+use crate::limits::{
+    BAG_DEPTH_DEFAULT, BAG_LAST_BYTES_DEFAULT, SCHEMA_MS_MAX, TOPICS_PER_SUBSCRIBER_MAX,
+};
 use crate::message::Untyped;
 use crate::name::escaped;
 use crate::node::{Node, block_on};
@@ -172,6 +175,8 @@ fn config(args: &RecordArgs) -> Result<Config, Failure> {
     })
 }
 
+type Ears = Subscriber<Untyped>;
+
 struct Recording {
     node: Node,
     recorder: Recorder<Files>,
@@ -202,11 +207,7 @@ impl Batch {
 }
 
 impl Recording {
-    fn subscribe(
-        &self,
-        args: &RecordArgs,
-        topics: &[String],
-    ) -> Result<Subscriber<Untyped>, Failure> {
+    fn subscribe(&self, args: &RecordArgs, topics: &[String]) -> Result<Ears, Failure> {
         let mut builder = self.node.subscriber::<Untyped>(&topics[0]);
         for topic in &topics[1..] {
             builder = builder.also(topic);
@@ -246,11 +247,7 @@ impl Recording {
         Ok(out.flush()?)
     }
 
-    fn go_on(
-        &mut self,
-        args: &RecordArgs,
-        subscriber: &mut Subscriber<Untyped>,
-    ) -> Result<(), Failure> {
+    fn go_on(&mut self, args: &RecordArgs, subscriber: &mut Ears) -> Result<(), Failure> {
         let start = Instant::now();
         let is_over = || args.duration.is_some_and(|time| start.elapsed() >= time.0);
         while !self.stops.is_end() && !is_over() {
@@ -283,11 +280,7 @@ impl Recording {
     /// that go on are recorded past that moment; never by the clock alone, for this process may
     /// have been kept waiting. Nor because messages cannot be taken yet, unless it has slept for
     /// them in vain.
-    fn drain(
-        &mut self,
-        args: &RecordArgs,
-        subscriber: &mut Subscriber<Untyped>,
-    ) -> Result<(), Failure> {
+    fn drain(&mut self, args: &RecordArgs, subscriber: &mut Ears) -> Result<(), Failure> {
         let (start, start_ns) = (Instant::now(), monotonic_ns());
         let publishers = subscriber.stats().publishers as u64 + 1;
         let mut left = publishers * u64::from(args.depth);
@@ -302,7 +295,7 @@ impl Recording {
             match next {
                 Ok(sample) => {
                     let is_later = sample.sent_ns().is_some_and(|sent_ns| sent_ns > start_ns);
-                    self.take(&sample)?;
+                    self.take(&sample, subscriber)?;
                     if is_later && start.elapsed() >= DRAIN_MAX {
                         break;
                     }
@@ -317,7 +310,7 @@ impl Recording {
     }
 
     /// Waits for a message and takes it, and all that are there.
-    fn take_all(&mut self, subscriber: &mut Subscriber<Untyped>) -> Result<Batch, Failure> {
+    fn take_all(&mut self, subscriber: &mut Ears) -> Result<Batch, Failure> {
         let first = subscriber.recv_blocking(TICK);
         let mut batch = Batch {
             came_ns: monotonic_ns(),
@@ -333,7 +326,7 @@ impl Recording {
                 Ok(Some(sample)) => {
                     batch.taken += 1;
                     batch.bytes += sample.len();
-                    self.take(&sample)?;
+                    self.take(&sample, subscriber)?;
                 }
                 Ok(None) => return Ok(batch),
                 Err(RecvError::Closed) => {
@@ -358,8 +351,8 @@ impl Recording {
     }
 
     #[inline]
-    fn take(&mut self, sample: &Sample<Untyped>) -> Result<(), Failure> {
-        let Some(channel) = self.channel(sample)? else {
+    fn take(&mut self, sample: &Sample<Untyped>, subscriber: &mut Ears) -> Result<(), Failure> {
+        let Some(channel) = self.channel(sample, subscriber)? else {
             return Ok(());
         };
         let log_ns = self.clock.now_ns();
@@ -376,7 +369,11 @@ impl Recording {
     }
 
     #[inline]
-    fn channel(&mut self, sample: &Sample<Untyped>) -> Result<Option<u16>, Failure> {
+    fn channel(
+        &mut self,
+        sample: &Sample<Untyped>,
+        subscriber: &mut Ears,
+    ) -> Result<Option<u16>, Failure> {
         let publisher = sample.publisher_id();
         if let Some((known, channel)) = self.last_channel
             && known == publisher
@@ -385,7 +382,7 @@ impl Recording {
         }
         let channel = match self.recorder.channel(publisher) {
             Some(channel) => channel,
-            None => match self.recorder.add(self.described(sample)) {
+            None => match self.recorder.add(self.described(sample, subscriber)) {
                 Ok(channel) => channel,
                 Err(error) => {
                     if self.refused == 0 {
@@ -401,7 +398,7 @@ impl Recording {
     }
 
     /// What a file says of the publisher of a message.
-    fn described(&self, sample: &Sample<Untyped>) -> Channel {
+    fn described(&self, sample: &Sample<Untyped>, subscriber: &mut Ears) -> Channel {
         let (node, endpoint) = sample.publisher_id();
         Channel {
             topic: sample.topic().to_owned(),
@@ -411,18 +408,32 @@ impl Recording {
                 endpoint,
                 node_name: sample.publisher_name().to_owned(),
             }),
-            schema: self.schema(sample.topic_type()),
+            schema: self.schema(sample.topic_type(), subscriber),
         }
     }
 
-    /// What the mesh knows of a type. The recorder's publishers go on meanwhile, so it waits no
-    /// longer than their messages may.
-    fn schema(&self, ty: &TopicType) -> Option<SchemaRecord> {
+    /// What the mesh knows of a type. The publishers go on meanwhile, so after a moment it waits
+    /// for that only as long as their messages may.
+    fn schema(&self, ty: &TopicType, subscriber: &mut Ears) -> Option<SchemaRecord> {
         if ty.encoding != Encoding::Rkyv {
             return None;
         }
-        let known = block_on(SCHEMA_WAIT_MAX, self.node.schema(ty));
-        let schema = match known.and_then(|asked| asked) {
+        let answer = async {
+            let start = tokio::time::Instant::now();
+            let mut looks = tokio::time::interval_at(start + SCHEMA_WAIT_MIN, SCHEMA_LOOK);
+            let mut asked = pin!(self.node.schema(ty));
+            loop {
+                tokio::select! {
+                    biased;
+                    answer = &mut asked => return answer,
+                    _ = looks.tick() => if subscriber.is_half_full() {
+                        return Err(Error::Timeout(start.elapsed()));
+                    }
+                }
+            }
+        };
+        let patience = Duration::from_millis(SCHEMA_MS_MAX);
+        let schema = match block_on(patience, answer).and_then(|answer| answer) {
             Ok(schema) => schema?,
             Err(error) => {
                 let name = escaped(&ty.name);
@@ -474,7 +485,7 @@ impl Recording {
     fn end(
         &mut self,
         args: &RecordArgs,
-        subscriber: &Subscriber<Untyped>,
+        subscriber: &Ears,
         outcome: Result<(), Failure>,
     ) -> Result<(), Failure> {
         let finished = match args.last {
@@ -579,8 +590,10 @@ fn full(error: impl std::fmt::Display) -> String {
     format!("{error:#}")
 }
 
-/// For what the coordinator knows of a type: of the messages that may wait, few do by then.
-const SCHEMA_WAIT_MAX: Duration = Duration::from_millis(100);
+/// The coordinator has that long to tell of a type, whatever else is to be done.
+const SCHEMA_WAIT_MIN: Duration = Duration::from_millis(100);
+/// Beyond that it looks that often whether messages must be taken.
+const SCHEMA_LOOK: Duration = Duration::from_millis(5);
 /// Without messages it looks that often whether something else is to be done.
 const TICK: Duration = Duration::from_millis(100);
 /// Messages that are taken before it looks.

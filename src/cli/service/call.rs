@@ -1,6 +1,6 @@
 //! `mesh service call`: a request as JSON, and the reply as JSON.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use clap::Args;
@@ -79,9 +79,7 @@ pub(super) fn run(args: &CallArgs) -> Result<(), Failure> {
             let read = reading.add(reply.topic_type(), &reply, &mut line).await;
             read.map_err(|why| anyhow::anyhow!("the reply: {why}"))?;
             line.push(b'\n');
-            let mut out = std::io::stdout().lock();
-            out.write_all(&line)?;
-            out.flush()?;
+            pace.print(&line).await?;
         }
         node.close().await;
         Ok(())

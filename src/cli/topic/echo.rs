@@ -27,13 +27,14 @@ use crate::subscriber::Subscriber;
 #[command(after_help = "\
 Examples:
   mesh topic echo imu
-  mesh topic echo 'arm/**' --no-arr
+  mesh topic echo 'arm/**' --no-arr --no-str
   mesh topic echo imu --field acceleration.x --count 10
   mesh topic echo imu --json | jq 'select(.lost > 0)'
 
 Reads JSON and MessagePack topics, and those of archives whose nodes say what they look like; raw
 bytes are hexadecimal digits, and what else cannot be read comes as its encoding, length and bytes
-in such digits. With --json each line has the topic, the publisher's name, the number
+in such digits. Of an array, and of raw bytes, --no-arr leaves \"[5]\"; of a text --no-str leaves
+\"<5>\", which is characters. With --json each line has the topic, the publisher's name, the number
 of the message, when it was sent, how many were lost before it, and the message as `data`. Waits
 while nobody sends. Ends at Ctrl-C, or after --count messages; who does not read then has a second.
 Exit codes: 0 success, 1 no coordinator, 2 no such field, or wrong usage.")]
@@ -47,9 +48,12 @@ pub struct EchoArgs {
     /// Only this part of each message, such as `pose.x` or `joints[3].name`
     #[arg(long, value_name = "PATH")]
     pub field: Option<String>,
-    /// Print the lengths of arrays instead of what is in them
+    /// Print the lengths of arrays, and of raw bytes, instead of what is in them
     #[arg(long)]
     pub no_arr: bool,
+    /// Print the lengths of texts instead of what is in them
+    #[arg(long)]
+    pub no_str: bool,
     /// Messages of each publisher that may wait for this tool; the oldest give way
     #[arg(long, value_name = "N", default_value_t = ECHO_DEPTH_DEFAULT,
         value_parser = clap::value_parser!(u32).range(1..=i64::from(DEPTH_MAX)))]
@@ -80,7 +84,8 @@ async fn follow(args: &EchoArgs) -> Result<(), Failure> {
     widen_pipe();
     let wish = Wish {
         field: args.field.clone(),
-        is_short: args.no_arr,
+        without_arrays: args.no_arr,
+        without_texts: args.no_str,
         is_for_terminal: std::io::stdout().is_terminal(),
     };
     let mut echo = Echo {

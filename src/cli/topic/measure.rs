@@ -4,7 +4,6 @@
 //! not count; else of arrival. Messages that were lost on the way to this tool count as sent.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Write as _;
 use std::time::Duration;
 
 use clap::Args;
@@ -12,8 +11,8 @@ use serde_json::{Value, json};
 use shmesh_shm::monotonic_ns;
 use tokio::time::{MissedTickBehavior, interval_at};
 
+use crate::cli::output::Output;
 use crate::cli::reach::ReachArgs;
-use crate::cli::show::output;
 use crate::cli::signals::Ends;
 use crate::cli::{Failure, runtime};
 use crate::endpoint::Overflow;
@@ -78,18 +77,20 @@ async fn follow(measure: Measure, args: &MeasureArgs, period: Duration) -> Resul
     let mut beat = interval_at(tokio::time::Instant::now() + period, period);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut measured = Measured::new(measure, args);
-    loop {
+    let mut output = Output::new();
+    while !output.is_ending() {
         tokio::select! {
             biased;
-            () = ends.recv() => break,
+            () = ends.recv() => output.end(),
             _ = beat.tick() => {
                 measured.warn_if_nobody(&topics);
-                measured.report()?;
+                output.write(&measured.report(), &mut ends).await?;
             }
             received = topics.recv() => {
                 measured.take(&received?);
                 if measured.take_more(&mut topics)? {
-                    return measured.report();
+                    output.write(&measured.report(), &mut ends).await?;
+                    break;
                 }
             }
         }
@@ -155,22 +156,21 @@ impl<'a> Measured<'a> {
         Ok(false)
     }
 
-    /// Says how it is with the topics of which something came since the last time.
-    fn report(&mut self) -> Result<(), Failure> {
-        let mut out = output();
+    /// How it is with the topics of which something came since the last time, a line each.
+    fn report(&mut self) -> Vec<u8> {
+        let mut lines = String::new();
         for (topic, series) in &mut self.series {
             if !std::mem::take(&mut series.has_news) {
                 continue;
             }
             if self.args.json {
-                let value = series.json(topic, self.measure);
-                writeln!(out, "{value}")?;
+                lines.push_str(&series.json(topic, self.measure).to_string());
             } else {
-                let text = series.text(self.measure);
-                writeln!(out, "{}: {text}", escaped(topic))?;
+                lines.extend([&*escaped(topic), ": ", &series.text(self.measure)]);
             }
+            lines.push('\n');
         }
-        Ok(out.flush()?)
+        lines.into_bytes()
     }
 }
 

@@ -4,15 +4,19 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
+use serde_json::json;
 use shmesh::bag::{BagReader, Channel, Config, Message as BagMessage, Recorder, SchemaRecord};
 use shmesh::rkyv::{Archive, Serialize, rancor, to_bytes};
 use shmesh::schema::Schema;
-use shmesh::{Message, Payload as _};
+use shmesh::topology::{Encoding, TopicType};
+use shmesh::{Message, Payload as _, Untyped};
 
 use super::faults::can_mount;
 use super::tool::{Ended, MESH, Signal, Tool, ended, of};
 use super::{OneFile, Pose, record};
+use crate::mesh_verbs::{out_of, tool_of};
 use crate::support::{Mesh, PATIENCE, TempDir, eventually};
 
 #[derive(Archive, Serialize, Message)]
@@ -34,34 +38,19 @@ fn play(mesh: &Mesh, file: &Path, options: &[&str]) -> Tool {
     Tool::start(mesh, &[&args[..], options].concat())
 }
 
-/// What a recording says of its first message.
-fn recorded_schema(file: &Path) -> Option<Schema> {
-    let file = File::open(file).unwrap();
-    let len = file.metadata().unwrap().len();
-    let mut reader = BagReader::new(BufReader::new(file), len).unwrap();
-    let first = reader.next_message().unwrap().unwrap();
-    first.channel.schema.as_ref()?.schema().unwrap()
-}
-
 #[test]
 fn what_is_played_is_printed_as_json_where_nobody_has_its_type() {
     let dir = TempDir::new();
     let mesh = Mesh::start();
-    // There until the recorder has asked.
-    let node = mesh.node("robot");
     let file = dir.path().join("run.mcap");
-    let ours = Schema::of::<Pose>().unwrap();
-    // A recorder waits no longer for it than its messages may.
-    eventually("the recorder is told of the type in time", || {
-        record(&mesh, dir.path(), &["pose", "--overwrite"], || {
-            let mut publisher = node.publisher::<Pose>("pose").build().unwrap();
-            publisher.wait_for_listener_blocking(PATIENCE).unwrap();
-            for number in 0..20 {
-                let (x, frame) = (f64::from(number), "map".into());
-                publisher.publish(&Pose { x, frame }).unwrap();
-            }
-        });
-        recorded_schema(&file).is_some_and(|schema| schema == *ours)
+    record(&mesh, dir.path(), &["pose"], || {
+        let node = mesh.node("robot");
+        let mut publisher = node.publisher::<Pose>("pose").build().unwrap();
+        publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+        for number in 0..20 {
+            let (x, frame) = (f64::from(number), "map".into());
+            publisher.publish(&Pose { x, frame }).unwrap();
+        }
     });
 
     // Another mesh, where nobody ever said what it is.
@@ -159,4 +148,84 @@ fn a_spoiled_description_is_said_and_its_messages_are_played_without_it() {
         expected,
         "{errors}"
     );
+}
+
+/// A type of its own for each number: only who is told knows it.
+fn renamed(number: u32) -> Schema {
+    let mut bytes = Schema::of::<Battery>().unwrap().encode().unwrap();
+    let at = bytes.windows(7).position(|bytes| bytes == b"Battery");
+    bytes[at.unwrap()..][..7].copy_from_slice(name_of(number).as_bytes());
+    Schema::decode(&bytes).unwrap()
+}
+
+fn name_of(number: u32) -> String {
+    format!("Batt{number:03}")
+}
+
+/// A node that is there for one message.
+fn pass_by(mesh: &Mesh, number: u32, between: impl FnOnce()) {
+    let node = mesh.node("passing");
+    let schema = renamed(number);
+    let ty = TopicType {
+        encoding: Encoding::Rkyv,
+        name: name_of(number),
+        hash: schema.hash(),
+    };
+    node.add_schema(Arc::new(schema)).unwrap();
+    let topic = format!("passing/{number}");
+    let mut publisher = node.publisher::<Untyped>(&topic).ty(ty).build().unwrap();
+    eventually("both listen", || publisher.listener_count() == 2);
+    between();
+    let volts = number as f32;
+    let bytes = to_bytes::<rancor::Error>(&Battery { volts }).unwrap();
+    publisher.publish_bytes(&bytes).unwrap();
+    node.close_blocking();
+}
+
+#[test]
+fn a_publisher_that_sends_one_message_and_ends_is_explained() {
+    let mesh = Mesh::start();
+    let dir = TempDir::new();
+    let file = dir.path().join("run.mcap");
+    let args = ["record", "--json", "passing/*", "-o"];
+    let mut recorder = Tool::start(&mesh, &[&args[..], &[file.to_str().unwrap()]].concat());
+    assert_eq!(recorder.event()["event"], "recording");
+    let mut command = Command::new(MESH);
+    let mut echo = Tool::spawn(
+        command.args(["topic", "echo", "passing/*", "--json"]),
+        &mesh,
+    );
+    let count = 20;
+    for number in 0..count {
+        pass_by(&mesh, number, || ());
+    }
+    // Nobody of the tools has seen it before it was gone.
+    pass_by(&mesh, count, || {
+        for tool in [&recorder, &echo] {
+            tool.signal(Signal::STOP);
+        }
+    });
+    eventually("it has left", || {
+        !out_of(&mut tool_of(&mesh, "node list")).contains("passing")
+    });
+    for tool in [&recorder, &echo] {
+        tool.signal(Signal::CONT);
+    }
+
+    for number in 0..=count {
+        let line = echo.event();
+        let expected = json!({ "volts": f64::from(number) });
+        assert_eq!(line["data"], expected, "{line}");
+    }
+    recorder.signal(Signal::INT);
+    assert_eq!(recorder.event()["messages"], count + 1);
+    assert_eq!(recorder.wait(), Some(0));
+    let file = File::open(file).unwrap();
+    let len = file.metadata().unwrap().len();
+    let mut reader = BagReader::new(BufReader::new(file), len).unwrap();
+    for number in 0..=count {
+        let message = reader.next_message().unwrap().unwrap();
+        let schema = message.channel.schema.as_ref().expect("it is described");
+        assert_eq!(schema.schema().unwrap(), Some(renamed(number)));
+    }
 }
