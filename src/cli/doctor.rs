@@ -7,7 +7,7 @@ mod checks;
 
 use std::io::Write as _;
 use std::net::{TcpStream, ToSocketAddrs as _};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
@@ -15,10 +15,10 @@ use shmesh_shm::{StatusReader, status};
 
 use self::checks::{Check, Level, Page, PageState};
 use super::security::SecurityArgs;
-use super::{Exit, Failure};
-use crate::error::Error;
-use crate::limits::{HANDSHAKE_MS_MAX, LAUNCH_LOOK_MS};
-use crate::{COORDINATOR_VARIABLE, Node, with_port};
+use super::{Exit, Failure, runtime};
+use crate::limits::VISIT_MS_MAX;
+use crate::visit::Visit;
+use crate::{COORDINATOR_VARIABLE, with_port};
 
 /// Check this computer and the mesh, and say what to do about what is not as it should be.
 #[derive(Args, Clone, Debug)]
@@ -158,13 +158,13 @@ fn of_the_mesh(args: &DoctorArgs) -> Vec<Check> {
     let is_reached = port.level == Level::Ok;
     let mut found = vec![port];
     if is_reached {
-        found.push(checks::entry(&join(args, &address)));
+        found.push(checks::entry(&look(args, &address)));
     }
     found
 }
 
 fn connect(address: &str) -> std::io::Result<()> {
-    let patience = Duration::from_millis(HANDSHAKE_MS_MAX);
+    let patience = Duration::from_millis(VISIT_MS_MAX);
     let mut last = std::io::ErrorKind::NotFound.into();
     for one in address.to_socket_addrs()? {
         match TcpStream::connect_timeout(&one, patience) {
@@ -175,22 +175,15 @@ fn connect(address: &str) -> std::io::Result<()> {
     Err(last)
 }
 
-/// Names of the nodes in the mesh, or why one cannot join.
-fn join(args: &DoctorArgs, address: &str) -> Result<Vec<String>, String> {
-    let text = |failure: Failure| super::full_text(&failure.error);
-    let builder = Node::builder("mesh-doctor")
-        .coordinator(address)
-        .without_signal_handling();
-    let builder = args.security.secure_node(builder).map_err(text)?;
-    let joined: Result<Node, Error> = builder.build_blocking();
-    let node = joined.map_err(|error| super::full_text(&error.into()))?;
-    // Who is there comes after the welcome, all at once: with us in it.
-    let is_told = || node.shared().view.with(|all| all.node(node.id()).is_some());
-    let deadline = Instant::now() + Duration::from_millis(HANDSHAKE_MS_MAX);
-    while !is_told() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(LAUNCH_LOOK_MS));
-    }
-    let peers = node.peers().into_iter().map(|(name, _)| name).collect();
-    node.close_blocking();
-    Ok(peers)
+/// Names of the nodes in the mesh, or why it lets nobody in.
+fn look(args: &DoctorArgs, address: &str) -> Result<Vec<String>, String> {
+    let looked = || {
+        let credentials = args.security.credentials()?;
+        runtime()?.block_on(async {
+            let mut visit = Visit::begin(address, &credentials).await?;
+            let topology = visit.look().await?;
+            Ok(topology.nodes().map(|info| info.name.clone()).collect())
+        })
+    };
+    looked().map_err(|failure: Failure| super::full_text(&failure.error))
 }

@@ -2,6 +2,7 @@
 
 use std::task::Poll;
 
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Signals that are taken down from now on, instead of ending the process.
@@ -9,23 +10,18 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(super) struct Ends(Vec<Signal>);
 
 impl Ends {
-    /// Ctrl-C and SIGTERM. Needs a runtime.
+    /// Those that [`ending`] names. Needs a runtime.
     pub(super) fn new() -> std::io::Result<Self> {
-        Self::at(&[SignalKind::interrupt(), SignalKind::terminate()])
+        Self::at(ending())
     }
 
-    /// Those, and the others that come from a terminal, which each would leave as it is.
+    /// Those, and what else comes from a terminal, which each would leave as it is.
     pub(super) fn of_terminal() -> std::io::Result<Self> {
-        Self::at(&[
-            SignalKind::interrupt(),
-            SignalKind::terminate(),
-            SignalKind::hangup(),
-            SignalKind::quit(),
-        ])
+        Self::at(ending().chain([SIGQUIT]))
     }
 
-    fn at(kinds: &[SignalKind]) -> std::io::Result<Self> {
-        let signals = kinds.iter().map(|kind| signal(*kind));
+    fn at(signals: impl Iterator<Item = i32>) -> std::io::Result<Self> {
+        let signals = signals.map(|number| signal(SignalKind::from_raw(number)));
         signals.collect::<Result<_, _>>().map(Self)
     }
 
@@ -41,4 +37,19 @@ impl Ends {
         })
         .await;
     }
+}
+
+/// The signals at which a tool ends well: Ctrl-C, SIGTERM, and SIGHUP, which comes when a terminal
+/// or a connection to one is closed. `nohup` has that ignored, and then it is.
+pub(super) fn ending() -> impl Iterator<Item = i32> {
+    let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+    [SIGINT, SIGTERM].into_iter().chain(hangup)
+}
+
+/// Whether whoever started this process has a signal ignored.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }

@@ -81,6 +81,8 @@ fn wrong_usage_is_said_clearly() {
         assert_eq!(out.status.code(), Some(2), "{said}");
         assert!(said.contains(word), "{said}");
     }
+    let own = speedtest(&["local", "--coordinator", "127.0.0.1:1"]);
+    assert_eq!(own.status.code(), Some(2));
     let nobody = speedtest(&["send", "--coordinator", "127.0.0.1:1"]);
     let said = String::from_utf8(nobody.stderr).unwrap();
     assert_eq!(nobody.status.code(), Some(1));
@@ -116,6 +118,34 @@ pub(crate) fn children(pid: u32) -> Vec<String> {
     let children: Vec<String> = children.collect();
     let words = children.iter().flat_map(|line| line.split_whitespace());
     words.map(str::to_owned).collect()
+}
+
+/// Whether a process has a status page, of a node that lives or not.
+fn has_page(pid: u32) -> bool {
+    crate::top::of_pid(&crate::top::json(&[]), pid).is_some()
+}
+
+#[test]
+fn the_verb_measures_as_the_tool_does_and_leaves_nothing_behind() {
+    let mut local = Command::new(env!("CARGO_BIN_EXE_mesh"))
+        .args(["speedtest", "local", "--pattern", "ping", "--json"])
+        .args(["--message-size", "64", "--seconds", "1"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ends = Vec::new();
+    eventually("both ends have their pages", || {
+        let started = children(local.id());
+        ends = started.iter().map(|pid| pid.parse().unwrap()).collect();
+        ends.len() == 2 && ends.iter().all(|pid| has_page(*pid))
+    });
+    let mut said = String::new();
+    let mut stdout = local.stdout.take().unwrap();
+    std::io::Read::read_to_string(&mut stdout, &mut said).unwrap();
+    assert!(local.wait().unwrap().success());
+    let measured: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert!(measured["reference_ns"].as_u64() > Some(0), "{said}");
+    assert!(!ends.iter().any(|pid| has_page(*pid)));
 }
 
 /// Time a process has used, in clock ticks (10 ms).

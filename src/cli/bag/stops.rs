@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::SIGUSR1;
+
+use crate::cli::signals::ending;
 
 /// What was asked for by signals.
 #[derive(Clone, Debug, Default)]
@@ -13,11 +15,11 @@ pub(super) struct Stops {
 }
 
 impl Stops {
-    /// Ctrl-C and SIGTERM are taken down from now on; the second of them ends the process at once.
-    /// SIGUSR1 means that something is to be saved.
+    /// Those that end a tool are taken down from now on; the second of them ends the process at
+    /// once. SIGUSR1 means that something is to be saved.
     pub(super) fn listen() -> std::io::Result<Self> {
         let stops = Self::default();
-        for signal in [SIGINT, SIGTERM] {
+        for signal in ending() {
             // First, so that it does not see what the same signal sets.
             signal_hook::flag::register_conditional_default(signal, Arc::clone(&stops.end))?;
             signal_hook::flag::register(signal, Arc::clone(&stops.end))?;

@@ -349,13 +349,13 @@ pub(super) fn port(address: &str, is_named: bool, outcome: std::io::Result<()>) 
     Check::bad(name, level, format!("{address}: {error}"), advice)
 }
 
-/// Whether it let us in, and whom else.
-pub(super) fn entry(joined: &Result<Vec<String>, String>) -> Check {
+/// Whether it lets us in, and who is there.
+pub(super) fn entry(seen: &Result<Vec<String>, String>) -> Check {
     let name = "mesh";
-    match joined {
+    match seen {
         Ok(nodes) => Check::ok(
             name,
-            format!("joined it, and {} nodes are there", nodes.len()),
+            format!("it lets us in, and {} nodes are there", nodes.len()),
         ),
         Err(error) => Check::bad(
             name,

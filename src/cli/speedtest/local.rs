@@ -1,16 +1,27 @@
 //! `local`: a coordinator here, a receiver and a sender as processes of their own.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
-use super::RunArgs;
+use super::{RunArgs, once_more, verb};
 use crate::cli::{Exit, Failure, runtime};
 use crate::coordinator::Coordinator;
+
+/// How long a process may take to leave, and how often it is looked at.
+const PATIENCE: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// A process that ends with us: it watches its standard input, and we end it if we can.
 struct Owned(Child);
 
 impl Drop for Owned {
     fn drop(&mut self) {
+        // So that it leaves the mesh, and nothing is left of it.
+        self.0.stdin.take();
+        let started = Instant::now();
+        while started.elapsed() < PATIENCE && matches!(self.0.try_wait(), Ok(None)) {
+            std::thread::sleep(LOOK);
+        }
         // Fails only if it has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -44,10 +55,8 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
 }
 
 fn measure(args: &RunArgs, address: &str) -> Result<(), Failure> {
-    let mut receiver = Command::new("/proc/self/exe");
-    receiver
-        .args(speedtest_verb())
-        .args(["recv", "--until-eof", "--coordinator", address]);
+    let mut receiver = once_more("recv");
+    receiver.args(["--until-eof", "--coordinator", address]);
     receiver.args(["--topic", &args.common.topic]);
     args.common.security.hand_on(&mut receiver)?;
     let _receiver = Owned(
@@ -56,11 +65,9 @@ fn measure(args: &RunArgs, address: &str) -> Result<(), Failure> {
             .stdout(Stdio::null())
             .spawn()?,
     );
-    let mut sender = Command::new("/proc/self/exe");
-    sender
-        .args(speedtest_verb())
-        .args(["send", "--until-eof", "--coordinator", address]);
-    sender.args(choices(args)).stdin(Stdio::piped());
+    let mut sender = once_more("send");
+    sender.args(["--until-eof", "--coordinator", address]);
+    sender.args(choices()).stdin(Stdio::piped());
     args.common.security.hand_on(&mut sender)?;
     let mut sender = Owned(sender.spawn()?);
     // Ours until it is through: `wait` would close it first.
@@ -80,24 +87,15 @@ fn measure(args: &RunArgs, address: &str) -> Result<(), Failure> {
     })
 }
 
-/// The word before `recv` and `send` when this runs as `mesh speedtest`.
-fn speedtest_verb() -> Option<&'static str> {
-    let mut args = std::env::args().skip(1);
-    args.next()
-        .filter(|first| first == "speedtest")
-        .map(|_| "speedtest")
-}
-
-/// Arguments that the sender gets in another way.
-const OURS: [&str; 3] = ["--coordinator", "--authkey", "--authkey-file"];
+/// Arguments that the sender gets in another way: keys go where nobody else sees them.
+const OURS: [&str; 2] = ["--authkey", "--authkey-file"];
 
 /// Our own arguments, as the sender takes them.
-fn choices(args: &RunArgs) -> Vec<String> {
-    let skipped = speedtest_verb().map_or(2, |_| 3);
-    let mut rest = std::env::args().skip(skipped).peekable();
+fn choices() -> Vec<String> {
+    let skipped = verb().map_or(2, |_| 3);
+    let mut rest = std::env::args().skip(skipped);
     let mut passed = Vec::new();
     while let Some(arg) = rest.next() {
-        // The coordinator is ours, whatever was asked; keys go where nobody else sees them.
         let is_ours = |name: &str| arg == name || arg.starts_with(&format!("{name}="));
         let is_left_out = OURS.into_iter().any(is_ours);
         if is_left_out && !arg.contains('=') {
@@ -106,6 +104,5 @@ fn choices(args: &RunArgs) -> Vec<String> {
             passed.push(arg);
         }
     }
-    debug_assert!(args.common.coordinator.is_none() || passed.len() < skipped + 64);
     passed
 }

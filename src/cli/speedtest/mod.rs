@@ -16,6 +16,7 @@ mod sender;
 mod spec;
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use clap::{Args, Subcommand};
 
@@ -149,6 +150,12 @@ pub fn run(args: &SpeedtestArgs) -> Result<(), Failure> {
     match &args.side {
         Side::Local(run) => {
             check(&run.choices)?;
+            if run.common.coordinator.is_some() {
+                return Err(Failure::usage(
+                    "`local` has a coordinator of its own; with `--coordinator` start `recv`, and \
+                     then `send`",
+                ));
+            }
             local::run(run)
         }
         Side::Send(run) => {
@@ -158,6 +165,18 @@ pub fn run(args: &SpeedtestArgs) -> Result<(), Failure> {
         Side::Recv(recv) => receiver::run(recv),
         Side::Reference(args) => reference::serve(args),
     }
+}
+
+/// This program once more, to do another part of the tool's work.
+fn once_more(part: &str) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(verb()).arg(part);
+    command
+}
+
+/// The word before the part when this runs as `mesh speedtest`.
+fn verb() -> Option<String> {
+    std::env::args().nth(1).filter(|first| first == "speedtest")
 }
 
 fn check(choices: &ChoiceArgs) -> Result<(), Failure> {

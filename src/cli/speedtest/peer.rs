@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use signal_hook::consts::SIGHUP;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use super::CommonArgs;
 use super::spec::{Transport, Wait};
+use crate::cli::signals::ending;
 use crate::cli::{Failure, runtime};
+use crate::limits::VISIT_MS_MAX;
 use crate::{Node, Overflow, Publisher, Raw, RecvError, Sample, Subscriber};
 
 /// How long one end waits for the other's word.
@@ -21,7 +25,8 @@ pub(super) async fn join(
     common: &CommonArgs,
     transport: Transport,
 ) -> Result<Node, Failure> {
-    let mut builder = Node::builder(name).transports(transport.transports());
+    let builder = Node::builder(name).transports(transport.transports());
+    let mut builder = builder.join_timeout(Duration::from_millis(VISIT_MS_MAX));
     if let Some(address) = &common.coordinator {
         builder = builder.coordinator(address);
     }
@@ -105,14 +110,33 @@ pub(super) fn ticks() -> &'static Notify {
 
 const TICK: Duration = Duration::from_millis(50);
 
-/// Ends this process when whoever started it is gone, and with it its end of the pipe.
-pub(super) fn end_with_input(args: &CommonArgs) {
+/// Has this process end as at SIGTERM, where its node leaves the mesh, also when its terminal is
+/// closed; and, where that was asked for, when whoever started it is gone, and with it its end of
+/// the pipe. All waits may spin, so threads look after that.
+pub(super) fn end_well(args: &CommonArgs) {
+    let end = || {
+        let us = rustix::process::getpid();
+        let _ = rustix::process::kill_process(us, rustix::process::Signal::TERM);
+    };
     if args.until_eof {
-        std::thread::spawn(|| {
+        std::thread::spawn(move || {
             let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-            std::process::exit(0);
+            end();
         });
     }
+    if !ending().any(|signal| signal == SIGHUP) {
+        return;
+    }
+    std::thread::spawn(move || {
+        let _ = runtime().map(|runtime| {
+            runtime.block_on(async {
+                if let Ok(mut hangup) = signal(SignalKind::hangup()) {
+                    hangup.recv().await;
+                    end();
+                }
+            });
+        });
+    });
 }
 
 /// Runs one end: all waits take turns on this thread.

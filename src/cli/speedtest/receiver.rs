@@ -7,9 +7,7 @@ use hdrhistogram::Histogram;
 use shmesh_shm::monotonic_ns;
 
 use super::RecvArgs;
-use super::peer::{
-    WORD_TIMEOUT, block_on, end_with_input, hear, join, receive, say, word_subscriber,
-};
+use super::peer::{WORD_TIMEOUT, block_on, end_well, hear, join, receive, say, word_subscriber};
 use super::spec::{Control, Outcome, Pattern, Payload, Report, Spec, Transport, verify_byte};
 use super::{bare_tcp, call, cores, report};
 use crate::cli::{Failure, full_text};
@@ -20,7 +18,7 @@ use crate::{Node, Overflow, Publisher, Raw, Sample, Subscriber};
 const IDLE: Duration = Duration::from_millis(20);
 
 pub(super) fn run(args: &RecvArgs) -> Result<(), Failure> {
-    end_with_input(&args.common);
+    end_well(&args.common);
     let core = cores::choose(1, args.common.core);
     block_on(async {
         // Before the node has threads: they stay on its core, and off the other end's.

@@ -17,7 +17,7 @@ use shmesh_shm::monotonic_ns;
 use shmesh_shm::reference::{Line, PeerLine};
 
 use super::spec::{Pace, Pattern, Spec, Wait, wait_until};
-use super::{cores, report};
+use super::{cores, once_more, report};
 use crate::cli::Failure;
 
 /// How long the reference is measured.
@@ -54,10 +54,10 @@ pub(super) fn measure(spec: &Spec, peer_core: Option<usize>) -> Result<u64, Fail
 }
 
 fn other_end(kind: Kind, core: Option<usize>) -> Command {
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = once_more("reference");
     let kind = kind.to_possible_value();
     let kind = kind.expect("invariant: no kind is skipped");
-    command.args(["reference", "--kind", kind.get_name()]);
+    command.args(["--kind", kind.get_name()]);
     if let Some(core) = core {
         command.args(["--core", &core.to_string()]);
     }

@@ -8,9 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use shmesh_shm::{INLINE_BYTES, monotonic_ns};
 
 use super::bare_tcp::{self, Bare};
-use super::peer::{
-    WORD_TIMEOUT, block_on, end_with_input, hear, join, receive, say, word_subscriber,
-};
+use super::peer::{WORD_TIMEOUT, block_on, end_well, hear, join, receive, say, word_subscriber};
 use super::receiver::stream_depth;
 use super::report::{self, Measured, Reference};
 use super::spec::{Control, Outcome, Pace, Pattern, Payload, Report, Spec, Transport, Wait};
@@ -28,7 +26,7 @@ pub(super) const WARM_UP: f64 = 0.1;
 const STREAM_BATCH: u64 = 256;
 
 pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
-    end_with_input(&args.common);
+    end_well(&args.common);
     let core = cores::choose(0, args.common.core);
     block_on(async {
         // Before the node has threads: they stay on its core, and off the other end's.
@@ -115,6 +113,7 @@ impl<'a> Sender<'a> {
         let mut control = node.publisher::<Raw>(&format!("{topic}/control")).build()?;
         let mut reports = word_subscriber(node, &format!("{topic}/report"))?;
         let found = async {
+            eprintln!("waiting for a receiver on `{topic}`");
             control.wait_for_listener().await?;
             reports.wait_for_publisher().await
         };
