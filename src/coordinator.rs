@@ -81,6 +81,15 @@ impl Coordinator {
         })
     }
 
+    /// Listens at a further address, too.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub async fn also_at(mut self, address: &str) -> Result<Self, Error> {
+        self.door.open_also(address).await?;
+        Ok(self)
+    }
+
     pub(crate) fn with_credentials(mut self, credentials: Credentials) -> Self {
         self.door.keeper_mut().credentials = credentials;
         self
@@ -123,7 +132,15 @@ impl Coordinator {
         self
     }
 
-    /// Where it listens.
+    /// Where it listens: all addresses, in the order asked for.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system does not say.
+    pub fn local_addrs(&self) -> Result<Vec<SocketAddr>, Error> {
+        self.door.local_addrs()
+    }
+
+    /// Where it listens, the first address.
     ///
     /// # Errors
     /// [`Error::Io`] if the system does not say.

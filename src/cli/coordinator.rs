@@ -8,6 +8,7 @@ use super::security::SecurityArgs;
 use super::signals::Ends;
 use super::{Failure, runtime};
 use crate::coordinator::Coordinator;
+use crate::error::Error;
 use crate::limits::COORDINATOR_PORT;
 
 /// Tell nodes about each other. Messages never pass through the coordinator, and go on without it.
@@ -17,11 +18,13 @@ Examples:
   mesh coordinator                      nodes of this computer
   mesh coordinator --host 0.0.0.0 --authkey-file key
                                         nodes of other computers that have the key
+  mesh coordinator --host 127.0.0.1,10.0.0.2
+                                        this computer, and one of its networks
   mesh coordinator --port 0 --json      a free port, said in JSON
 
 Ends at Ctrl-C or SIGTERM. Exit codes: 0 ended so, 1 cannot listen, 2 wrong usage.")]
 pub struct CoordinatorArgs {
-    /// Address to listen at. Only this computer unless set
+    /// Addresses to listen at, separated by commas. Only this computer unless set
     #[arg(long, default_value = "127.0.0.1")]
     pub host: String,
     /// Port to listen at; 0 takes a free one
@@ -53,14 +56,11 @@ impl Default for CoordinatorArgs {
 pub fn run(args: &CoordinatorArgs) -> Result<(), Failure> {
     let runtime = runtime()?;
     runtime.block_on(async {
-        let host = if args.host.contains(':') && !args.host.starts_with('[') {
-            format!("[{}]", args.host)
-        } else {
-            args.host.clone()
-        };
-        let coordinator = Coordinator::bind(&format!("{host}:{}", args.port)).await?;
+        let coordinator = bind(&args.host, args.port).await?;
         let coordinator = args.security.secure_coordinator(coordinator)?;
-        if !coordinator.is_keyed() && !coordinator.local_addr()?.ip().is_loopback() {
+        let addresses = coordinator.local_addrs()?;
+        let is_reachable = addresses.iter().any(|address| !address.ip().is_loopback());
+        if !coordinator.is_keyed() && is_reachable {
             eprintln!("warning: whoever reaches this address can join: better with --authkey-file");
         }
         let mut ends = Ends::new()?;
@@ -70,17 +70,39 @@ pub fn run(args: &CoordinatorArgs) -> Result<(), Failure> {
     })
 }
 
+/// Listens at the addresses of all those hosts, separated by commas; all at one port.
+pub(super) async fn bind(hosts: &str, mut port: u16) -> Result<Coordinator, Error> {
+    let mut hosts = hosts.split(',').map(str::trim);
+    let first = hosts.next().unwrap_or_default();
+    let mut coordinator = Coordinator::bind(&join_host(first, port)).await?;
+    port = coordinator.local_addr()?.port();
+    for host in hosts {
+        coordinator = coordinator.also_at(&join_host(host, port)).await?;
+    }
+    Ok(coordinator)
+}
+
+pub(super) fn join_host(host: &str, port: u16) -> String {
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
 fn announce(coordinator: &Coordinator, as_json: bool) -> Result<(), Failure> {
-    let address = coordinator.local_addr()?;
+    let addresses = coordinator.local_addrs()?;
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     let mut out = std::io::stdout().lock();
     if as_json {
         let word = serde_json::json!({
-            "listening": address.to_string(),
+            "listening": addresses[0],
+            "addresses": addresses,
             "epoch": coordinator.epoch(),
         });
         writeln!(out, "{word}")?;
     } else {
-        writeln!(out, "coordinator listening on {address}")?;
+        writeln!(out, "coordinator listening on {}", addresses.join(", "))?;
     }
     out.flush()?;
     Ok(())

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::coordinator::join_host;
 use super::security::SecurityArgs;
 use super::{Exit, Failure};
 use crate::launch::config::{CoordinatorEntry, Language, LaunchFile, NodeEntry, read};
@@ -180,16 +181,15 @@ impl<'a> Selection<'a> {
         }
     }
 
-    /// Where our coordinator listens.
-    fn listen_address(&self) -> String {
-        let host = match self.coordinator.host.as_deref() {
+    /// Where our coordinator listens: hosts, separated by commas, and a port.
+    fn listen_at(&self) -> (&str, u16) {
+        let hosts = match self.coordinator.host.as_deref() {
             None => "127.0.0.1",
             // Rosy's words for "all interfaces".
             Some("" | "None") => "0.0.0.0",
-            Some(host) => host,
+            Some(hosts) => hosts,
         };
-        let port = self.coordinator.port.unwrap_or(COORDINATOR_PORT);
-        join_host(host, port)
+        (hosts, self.coordinator.port.unwrap_or(COORDINATOR_PORT))
     }
 
     /// Where nodes find the coordinator: what the file says, or where ours listens. `None` leaves
@@ -213,14 +213,6 @@ impl<'a> Selection<'a> {
             "127.0.0.1"
         };
         Some(join_host(loopback, port_or_usual))
-    }
-}
-
-fn join_host(host: &str, port: u16) -> String {
-    if host.contains(':') && !host.starts_with('[') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
     }
 }
 

@@ -163,10 +163,6 @@ const COORDINATOR_KEYS: [&str; 7] = [
 
 fn coordinator(marked: &Marked) -> Result<CoordinatorEntry, Wrong> {
     let section = Section::open("coordinator", marked, &COORDINATOR_KEYS)?;
-    let host = section.text("host")?;
-    if host.as_ref().is_some_and(|host| host.contains(',')) {
-        return Err(section.wrong("host", "one address, or 0.0.0.0 for all"));
-    }
     let port = section.whole("port", 0..=65_535)?;
     let authkey = section.text("authkey")?;
     if let Some(key) = &authkey
@@ -175,7 +171,7 @@ fn coordinator(marked: &Marked) -> Result<CoordinatorEntry, Wrong> {
         return Err(section.wrong("authkey", &error.to_string()));
     }
     Ok(CoordinatorEntry {
-        host,
+        host: section.text("host")?,
         port: port.and_then(|port| u16::try_from(port).ok()),
         client_host: section.text("client_host")?.filter(|host| !host.is_empty()),
         authkey: authkey.map(|key| Key(Zeroizing::new(key))),

@@ -1,8 +1,10 @@
 //! Where peers of other hosts come in: accepts their connections, bounds how many may try at once
 //! (see `gate`), and hands over those that got through the handshake.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
@@ -41,7 +43,8 @@ pub(crate) struct Guest {
 
 #[derive(Debug)]
 pub(crate) struct Door {
-    listener: TcpListener,
+    /// At least one.
+    listeners: Vec<TcpListener>,
     keeper: Doorkeeper,
     gate: Arc<Mutex<Gate<oneshot::Sender<()>>>>,
     greetings: JoinSet<Option<Guest>>,
@@ -54,24 +57,23 @@ impl Door {
     /// # Errors
     /// [`Error::AddressInUse`], or [`Error::Io`] if the address cannot be listened at.
     pub(crate) async fn open(address: &str, keeper: Doorkeeper) -> Result<Self, Error> {
-        let listener = listen_at(address)
-            .await
-            .map_err(|source| match source.kind() {
-                std::io::ErrorKind::AddrInUse => Error::AddressInUse {
-                    address: address.into(),
-                },
-                _ => Error::Io {
-                    what: "listen at that address",
-                    source,
-                },
-            })?;
+        let listeners = vec![listen(address).await?];
         Ok(Self {
-            listener,
+            listeners,
             keeper,
             gate: Arc::new(Mutex::new(Gate::new())),
             greetings: JoinSet::new(),
             warnings: Warnings::default(),
         })
+    }
+
+    /// Listens at a further address.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) async fn open_also(&mut self, address: &str) -> Result<(), Error> {
+        self.listeners.push(listen(address).await?);
+        Ok(())
     }
 
     /// Whom to let in; to be said before the first comes.
@@ -83,19 +85,25 @@ impl Door {
         &self.keeper
     }
 
-    pub(crate) fn local_addr(&self) -> Result<SocketAddr, Error> {
-        let address = self.listener.local_addr();
-        address.map_err(|source| Error::Io {
+    /// Where it listens, in the order asked for.
+    pub(crate) fn local_addrs(&self) -> Result<Vec<SocketAddr>, Error> {
+        let addresses = self.listeners.iter().map(TcpListener::local_addr);
+        let addresses: std::io::Result<_> = addresses.collect();
+        addresses.map_err(|source| Error::Io {
             what: "ask for the own address",
             source,
         })
+    }
+
+    pub(crate) fn local_addr(&self) -> Result<SocketAddr, Error> {
+        Ok(self.local_addrs()?[0])
     }
 
     /// The next that got through. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Guest {
         loop {
             let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
+                accepted = accept(&self.listeners) => accepted,
                 Some(greeted) = self.greetings.join_next() => match greeted {
                     Ok(Some(guest)) => return guest,
                     _ => continue,
@@ -149,6 +157,30 @@ impl Door {
             }
         });
     }
+}
+
+async fn listen(address: &str) -> Result<TcpListener, Error> {
+    listen_at(address)
+        .await
+        .map_err(|source| match source.kind() {
+            std::io::ErrorKind::AddrInUse => Error::AddressInUse {
+                address: address.into(),
+            },
+            _ => Error::Io {
+                what: "listen at that address",
+                source,
+            },
+        })
+}
+
+/// The next connection at any of them. Cancel-safe.
+async fn accept(listeners: &[TcpListener]) -> std::io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|cx| {
+        // All that have nobody wake us.
+        let mut accepted = listeners.iter().map(|listener| listener.poll_accept(cx));
+        accepted.find(Poll::is_ready).unwrap_or(Poll::Pending)
+    })
+    .await
 }
 
 fn settle(gate: &Mutex<Gate<oneshot::Sender<()>>>, ticket: Ticket, is_good: bool) {

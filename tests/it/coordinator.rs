@@ -74,6 +74,39 @@ fn it_ends_well_at_a_signal_and_says_when_its_port_is_taken() {
 }
 
 #[test]
+fn one_coordinator_listens_at_several_addresses() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mesh"));
+    command.args(["coordinator", "--json", "--port", "0"]);
+    let server = Server::spawn(command.args(["--host", "127.0.0.1, 127.0.0.2"]));
+    let port = server.address.strip_prefix("127.0.0.1:").unwrap();
+    let dir = TempDir::new();
+    let join = |name: &str, address: &str| {
+        let builder = Node::builder(name).coordinator(address);
+        let builder = builder.runtime_dir(dir.path()).without_signal_handling();
+        builder.build_blocking().unwrap()
+    };
+    let one = join("one", &server.address);
+    let two = join("two", &format!("127.0.0.2:{port}"));
+    eventually("they know each other", || {
+        [&one, &two].iter().all(|node| node.peers().len() == 1)
+    });
+    // If one of them cannot be had, it does not begin.
+    let taken = std::net::TcpListener::bind("127.0.0.3:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let second = Command::new(env!("CARGO_BIN_EXE_mesh"))
+        .args(["coordinator", "--port", &port])
+        .args(["--host", "127.0.0.1,127.0.0.3"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert_eq!(second.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("127.0.0.3") && said.contains("in use"),
+        "{said}"
+    );
+}
+
+#[test]
 fn help_has_examples_and_wrong_usage_is_code_two() {
     for args in [
         &["--help"][..],

@@ -524,6 +524,20 @@ fn a_taken_port_is_said_before_anything_starts() {
 }
 
 #[test]
+fn a_coordinator_listens_at_all_hosts_of_the_file() {
+    let file =
+        "coordinator: {host: '127.0.0.1,127.0.0.2', port: 0}\nnodes:\n  a: {command: 'true'}";
+    let (code, out, err) = over(file, &["--dry-run"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(out.contains("127.0.0.1:0, 127.0.0.2:0"), "{out}");
+    let (code, out, err) = over(file, &[]);
+    assert_eq!(code, Some(0), "{err}");
+    let listening = err.lines().find(|line| line.contains("listening on"));
+    let places = listening.unwrap().matches("127.0.0.").count();
+    assert_eq!(places, 2, "{out}");
+}
+
+#[test]
 fn the_files_of_the_guide_and_the_examples_are_good() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let guide = std::fs::read_to_string(root.join("src/guide/launch.md")).unwrap();

@@ -24,8 +24,8 @@ use super::output::{Printer, Style};
 use super::show::{end_json, end_text, quoted};
 use super::tree::children;
 use super::{LaunchArgs, Selection};
+use crate::cli::coordinator::bind;
 use crate::cli::{Failure, runtime};
-use crate::coordinator::Coordinator;
 use crate::endpoint::lock;
 use crate::launch::config::NodeEntry;
 use crate::launch::lines::Lines;
@@ -112,15 +112,20 @@ impl<'a> Launch<'a> {
         let entry = selection.coordinator;
         let mut listening = None;
         if selection.has_coordinator {
-            let coordinator = Coordinator::bind(&selection.listen_address()).await?;
+            let (hosts, port) = selection.listen_at();
+            let coordinator = bind(hosts, port).await?;
             let mut coordinator = args.security.secure_coordinator(coordinator)?;
             if let Some(key) = &entry.authkey {
                 coordinator = coordinator.with_auth_key(AuthKey::from_text(key.0.as_bytes())?);
             }
-            let address = coordinator.local_addr()?;
-            let event = json!({"event": "coordinator", "listening": address.to_string()});
-            printer.note(&event, &format!("coordinator listening on {address}"));
-            listening = Some(address);
+            let addresses = coordinator.local_addrs()?;
+            let words: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            let event = json!({
+                "event": "coordinator", "listening": words[0], "addresses": words,
+            });
+            let sentence = format!("coordinator listening on {}", words.join(", "));
+            printer.note(&event, &sentence);
+            listening = addresses.first().copied();
             tokio::spawn(coordinator.run(std::future::pending()));
         }
         let now = Instant::now();

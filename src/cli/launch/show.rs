@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{LaunchArgs, Selection};
 use crate::cli::Failure;
+use crate::cli::coordinator::join_host;
 use crate::launch::config::{NodeEntry, Restart};
 use crate::launch::plan::End;
 use crate::name::escaped;
@@ -19,9 +20,11 @@ pub(super) fn dry_run(
 ) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let address = selection.client_address(None);
-    let listen = selection
-        .has_coordinator
-        .then(|| selection.listen_address());
+    let listen = selection.has_coordinator.then(|| {
+        let (hosts, port) = selection.listen_at();
+        let addresses = hosts.split(',').map(|host| join_host(host.trim(), port));
+        addresses.collect::<Vec<_>>().join(", ")
+    });
     if args.json {
         let coordinator = json!({
             "event": "would_start_coordinator", "listen": listen, "nodes_use": address,
