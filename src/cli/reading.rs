@@ -268,7 +268,10 @@ fn text_end(json: &[u8], start: usize) -> usize {
 fn char_count(text: &[u8]) -> usize {
     let parsed: Result<String, _> = serde_json::from_slice(text);
     // What has halves of characters in it is no text to us; its bytes without the marks.
-    parsed.map_or(text.len().saturating_sub(2), |text| text.chars().count())
+    parsed.map_or_else(
+        |_| text.len().saturating_sub(2),
+        |text| text.chars().count(),
+    )
 }
 
 /// The items of the array that begins there, and where it ends.

@@ -29,8 +29,8 @@ use self::json::{kind_of, scalar};
 ///
 /// Keys that are structures or the like are taken to have the `Hash` and `Ord` that Rust derives.
 /// With floating-point numbers or maps in them they cannot be written, nor those of hash tables
-/// with a `Vec` of integers, or an array of `u32` or `isize`, in them: what such a key hashes to is
-/// not known from its archive.
+/// with a `Vec` of integers, an array of `u32` or `isize`, or a `RangeInclusive` in them: what such
+/// a key hashes to is not known from its archive.
 #[derive(Clone, Debug)]
 pub struct Writer {
     schema: Arc<Schema>,
