@@ -123,7 +123,7 @@ impl Checked<'_> {
                     _ => Err(malformed("an array is not as long as its items")),
                 }
             }
-            Kind::Shared(inner) => match self.known(*inner)?.kind {
+            Kind::Shared(inner) | Kind::Weak(inner) => match self.known(*inner)?.kind {
                 Kind::Box(_) | Kind::Str | Kind::List(_) => {
                     let Type { size, align, .. } = *self.known(*inner)?;
                     self.fixed(size, align)

@@ -8,9 +8,9 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, Hash};
 use std::marker::PhantomData;
-use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
-use std::rc::Rc;
-use std::sync::Arc;
+use std::ops::{Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
+use std::rc::{self, Rc};
+use std::sync::{self, Arc};
 
 use rkyv::collections::util;
 use rkyv::{Archive, Archived};
@@ -366,6 +366,18 @@ impl<T: Describe, E: Describe> Describe for Result<T, E> {
     }
 }
 
+impl<T: Describe> Describe for Bound<T> {
+    fn describe(types: &mut Types) -> Type {
+        let mut variants = Variants::new();
+        for name in ["Included", "Excluded"] {
+            variants.begin(name, None, Shape::Newtype, "");
+            variants.field::<T>(types, Label::bare("0"));
+        }
+        variants.begin("Unbounded", None, Shape::Unit, "");
+        variants.finish::<Self>("")
+    }
+}
+
 impl<K, V, S> Describe for HashMap<K, V, S>
 where
     K: Describe + Hash + Eq,
@@ -427,28 +439,29 @@ where
 }
 
 macro_rules! describe_shared {
-    ($($pointer:ident),*) => {$(
-        impl<T: Describe> Describe for $pointer<T> {
+    ($($pointer:ty: $kind:ident $inner:ty $(, $item:ident)?;)*) => {$(
+        impl$(<$item: Describe>)? Describe for $pointer {
             fn describe(types: &mut Types) -> Type {
-                Type::plain::<Self>(Kind::Shared(types.number::<Box<T>>()))
-            }
-        }
-
-        impl Describe for $pointer<str> {
-            fn describe(types: &mut Types) -> Type {
-                Type::plain::<Self>(Kind::Shared(types.number::<Box<str>>()))
-            }
-        }
-
-        impl<T: Describe> Describe for $pointer<[T]> {
-            fn describe(types: &mut Types) -> Type {
-                Type::plain::<Self>(Kind::Shared(types.number::<Box<[T]>>()))
+                Type::plain::<Self>(Kind::$kind(types.number::<$inner>()))
             }
         }
     )*};
 }
 
-describe_shared!(Rc, Arc);
+describe_shared!(
+    Rc<T>: Shared Box<T>, T;
+    Rc<[T]>: Shared Box<[T]>, T;
+    Rc<str>: Shared Box<str>;
+    Arc<T>: Shared Box<T>, T;
+    Arc<[T]>: Shared Box<[T]>, T;
+    Arc<str>: Shared Box<str>;
+    rc::Weak<T>: Weak Box<T>, T;
+    rc::Weak<[T]>: Weak Box<[T]>, T;
+    rc::Weak<str>: Weak Box<str>;
+    sync::Weak<T>: Weak Box<T>, T;
+    sync::Weak<[T]>: Weak Box<[T]>, T;
+    sync::Weak<str>: Weak Box<str>;
+);
 
 macro_rules! describe_ranges {
     ($($range:ident $($part:ident)*),*) => {$(

@@ -132,6 +132,7 @@ impl Paint {
             }
             Kind::TreeMap { .. } => self.number(15),
             Kind::TreeSet(_) => self.number(16),
+            Kind::Weak(_) => self.number(17),
         }
     }
 

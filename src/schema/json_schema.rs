@@ -11,6 +11,7 @@ impl Schema {
     /// It is made for tools such as Foxglove, which follow no references and know one type for each
     /// value: types are told where they are used; where one is in itself, or the text would get too
     /// long, it is any object. What may be `null` is told as what it is else, and is not required.
+    /// Maps whose keys cannot be names are told as arrays of `[key, value]`.
     #[must_use]
     pub fn json_schema(&self) -> String {
         let mut teller = Teller {
@@ -79,7 +80,7 @@ impl Teller<'_> {
             Kind::Array { item, len } => json!({
                 "type": "array", "items": self.ty(*item), "minItems": len, "maxItems": len,
             }),
-            Kind::Box(inner) | Kind::Shared(inner) => self.ty(*inner),
+            Kind::Box(inner) | Kind::Shared(inner) | Kind::Weak(inner) => self.ty(*inner),
             Kind::Map(entry) => self.map(entry.key.ty, entry.value.ty),
             Kind::TreeMap { key, value } => self.map(*key, *value),
             Kind::Set(entry) => self.set(entry.key.ty),
@@ -89,11 +90,11 @@ impl Teller<'_> {
     }
 
     fn map(&mut self, key: u32, value: u32) -> Json {
-        let value = self.ty(value);
-        match self.schema.ty(key).is_some_and(super::table::is_name) {
-            true => json!({ "type": "object", "additionalProperties": value }),
-            false => json!({ "type": "array", "items": { "type": "array" } }),
+        if self.schema.ty(key).is_some_and(super::table::is_name) {
+            return json!({ "type": "object", "additionalProperties": self.ty(value) });
         }
+        let pair = vec![self.ty(key), self.ty(value)];
+        json!({ "type": "array", "items": tuple(pair) })
     }
 
     fn set(&mut self, item: u32) -> Json {
@@ -110,19 +111,8 @@ impl Teller<'_> {
                 told
             }
             Shape::Tuple => {
-                let items: Vec<_> = fields
-                    .list
-                    .iter()
-                    .map(|field| self.ty(field.place.ty))
-                    .collect();
-                let len = items.len();
-                let is_alike = items.windows(2).all(|pair| pair[0] == pair[1]);
-                let mut told = json!({ "type": "array", "minItems": len, "maxItems": len });
-                match items.first() {
-                    Some(first) if is_alike => told["items"] = first.clone(),
-                    _ => told["prefixItems"] = items.into(),
-                }
-                told
+                let items = fields.list.iter().map(|field| self.ty(field.place.ty));
+                tuple(items.collect())
             }
             Shape::Named => {
                 let mut properties = Map::new();
@@ -132,7 +122,7 @@ impl Teller<'_> {
                     describe(&mut told, &field.doc, &field.unit);
                     properties.insert(field.name.clone(), told);
                     let ty = self.schema.ty(field.place.ty);
-                    if ty.is_none_or(|ty| !matches!(ty.kind, Kind::Option(_))) {
+                    if ty.is_none_or(|ty| !ty.may_be_null()) {
                         required.push(field.name.clone());
                     }
                 }
@@ -155,6 +145,18 @@ impl Teller<'_> {
         }
         json!({ "type": "object", "properties": properties })
     }
+}
+
+/// An array of these.
+fn tuple(items: Vec<Json>) -> Json {
+    let len = items.len();
+    let is_alike = items.windows(2).all(|pair| pair[0] == pair[1]);
+    let mut told = json!({ "type": "array", "minItems": len, "maxItems": len });
+    match items.first() {
+        Some(first) if is_alike => told["items"] = first.clone(),
+        _ => told["prefixItems"] = items.into(),
+    }
+    told
 }
 
 /// What is said nearest to a value is said of it.

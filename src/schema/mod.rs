@@ -160,6 +160,8 @@ pub enum Kind {
     Box(u32),
     /// A pointer like that of this type, to what others may point to, too.
     Shared(u32),
+    /// The same, or one to nowhere.
+    Weak(u32),
     /// A hash table of entries.
     Map(Entry),
     /// A hash table of items: entries whose values have no size.
@@ -450,7 +452,7 @@ impl Type {
                 fields.map(|field| field.place).collect()
             }
             Kind::Option(place) => vec![*place],
-            Kind::Shared(inner) => vec![Place {
+            Kind::Shared(inner) | Kind::Weak(inner) => vec![Place {
                 ty: *inner,
                 offset: 0,
             }],
@@ -460,6 +462,11 @@ impl Type {
             }],
             _ => Vec::new(),
         }
+    }
+
+    /// True if its JSON may be `null` where it is something else, too.
+    fn may_be_null(&self) -> bool {
+        matches!(self.kind, Kind::Option(_) | Kind::Weak(_))
     }
 
     /// The types that it refers to beside those: its pointers lead there.

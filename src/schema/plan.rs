@@ -26,6 +26,7 @@ pub(super) enum Node {
     Array(u32, u32),
     Box(u32),
     Shared(u32),
+    Weak(u32),
     Table(Entry, Listed),
     Tree(Layout, Listed),
     Opaque,
@@ -97,6 +98,7 @@ fn node(schema: &Schema, ty: &Type, spare: &mut usize) -> Node {
         Kind::Array { item, len } => Node::Array(*item, *len),
         Kind::Box(inner) => Node::Box(*inner),
         Kind::Shared(inner) => Node::Shared(*inner),
+        Kind::Weak(inner) => Node::Weak(*inner),
         Kind::Map(entry) => {
             let listed = Listed::new(schema, entry.key.ty, Some(entry.value.ty));
             Node::Table(*entry, listed)

@@ -21,9 +21,9 @@ use crate::limits::{SCHEMA_VALUE_DEPTH_MAX, SCHEMA_VALUES_MIN, SCHEMA_VALUES_PER
 /// Reads archives of one schema. Made once, used for any number of messages.
 ///
 /// The JSON is what serde writes by default: structures are objects, tuples arrays, enums are
-/// tagged by an outer object, `None` is `null`, bytes are arrays of numbers. Maps are objects if
-/// their keys are texts, numbers, characters or truth values, else arrays of pairs. What is opaque
-/// is `null`.
+/// tagged by an outer object, `None` and a `Weak` to nothing are `null`, bytes are arrays of
+/// numbers. Maps are objects if their keys are texts, whole numbers, characters or truth values;
+/// others are arrays of `[key, value]`. What is opaque is `null`.
 ///
 /// For what JSON has no numbers, or few programs that read it, there are texts: `"NaN"`,
 /// `"Infinity"` and `"-Infinity"` as in protobuf's JSON, and integers beyond 64 bits by their
@@ -170,6 +170,8 @@ impl<W: Write> Walk<'_, W> {
             }
             // Only what it points to is another's, too.
             Node::Shared(inner) => self.value(*inner, at, depth + 1),
+            Node::Weak(_) if table::is_nowhere(self.bytes, at)? => self.ink.add(b"null"),
+            Node::Weak(inner) => self.value(*inner, at, depth + 1),
             Node::Table(entry, listed) => self.table(entry, *listed, at, depth),
             Node::Tree(layout, listed) => self.tree(layout, *listed, at, depth),
             Node::Opaque => self.ink.add(b"null"),

@@ -89,6 +89,14 @@ pub(super) fn duration(bytes: &[u8], at: usize) -> Result<(u64, u32), SchemaErro
 /// Nanoseconds of a second.
 pub(super) const NANOS: u32 = 1_000_000_000;
 
+/// True for a pointer to nowhere.
+pub(super) fn is_nowhere(bytes: &[u8], at: usize) -> Result<bool, SchemaError> {
+    Ok(i32::from_le_bytes(array_at(bytes, at)?) == NOWHERE)
+}
+
+/// What a pointer to nowhere says.
+pub(super) const NOWHERE: i32 = 1;
+
 /// The entries of a hash table, from the pointer down, and what is in each place, from the pointer
 /// up: a byte whose highest bit is set where there is nothing.
 #[derive(Clone, Copy, Debug)]

@@ -14,7 +14,9 @@ use rkyv::{Archive, Archived, Portable, Serialize};
 
 mod collections;
 mod hostile;
+mod keys;
 mod numbers;
+mod pointers;
 
 use super::*;
 use crate::Message;

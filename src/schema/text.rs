@@ -55,11 +55,18 @@ impl Schema {
             Kind::List(item) => generic("Vec<", &[*item], ">"),
             Kind::Array { item, len } => generic("[", &[*item], &format!("; {len}]")),
             Kind::Box(inner) => generic("Box<", &[*inner], ">"),
-            Kind::Shared(inner) => match self.ty(*inner).map(|ty| &ty.kind) {
-                Some(Kind::Box(inner)) => generic("Arc<", &[*inner], ">"),
-                Some(Kind::List(item)) => generic("Arc<[", &[*item], "]>"),
-                _ => to.push_str("Arc<str>"),
-            },
+            Kind::Shared(inner) | Kind::Weak(inner) => {
+                let name = if matches!(ty.kind, Kind::Weak(_)) {
+                    "Weak"
+                } else {
+                    "Arc"
+                };
+                match self.ty(*inner).map(|ty| &ty.kind) {
+                    Some(Kind::Box(inner)) => generic(&format!("{name}<"), &[*inner], ">"),
+                    Some(Kind::List(item)) => generic(&format!("{name}<["), &[*item], "]>"),
+                    _ => to.extend([name, "<str>"]),
+                }
+            }
             Kind::Set(entry) => generic("HashSet<", &[entry.key.ty], ">"),
             Kind::TreeMap { key, value } => generic("BTreeMap<", &[*key, *value], ">"),
             Kind::TreeSet(item) => generic("BTreeSet<", &[*item], ">"),

@@ -3,7 +3,7 @@
 //! six nodes (an inner one, which is always full). A pointer to nowhere says 1.
 
 use super::read::wrong;
-use super::table::{array_at, target};
+use super::table::{array_at, is_nowhere, target};
 use super::{SchemaError, Type};
 
 /// Where things are in the nodes of one tree.
@@ -154,7 +154,7 @@ impl<'a> InOrder<'a> {
             if visit.is_inner && !visit.is_below_done {
                 visit.is_below_done = true;
                 let pointer = visit.at + self.layout.behind + POINTER * visit.next;
-                if i32::from_le_bytes(array_at(self.bytes, pointer)?) != NOWHERE {
+                if !is_nowhere(self.bytes, pointer)? {
                     self.descend(pointer)?;
                 }
                 continue;
@@ -196,7 +196,5 @@ impl Iterator for InOrder<'_> {
 pub(super) const ENTRIES: usize = 5;
 /// Bytes of a pointer or a number.
 const POINTER: usize = 4;
-/// What a pointer to nowhere says.
-pub(super) const NOWHERE: i32 = 1;
 /// Levels of the highest tree of less than 2^32 entries are fewer.
 const LEVELS_MAX: usize = 16;

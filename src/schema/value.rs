@@ -191,7 +191,8 @@ impl<'a> Value<'a> {
                     found.at = table::target(found.archive, found.at, size)?;
                     found.ty = *inner;
                 }
-                Kind::Shared(inner) => found = found.moved(*inner, 0),
+                Kind::Weak(_) if table::is_nowhere(found.archive, found.at)? => return Ok(None),
+                Kind::Shared(inner) | Kind::Weak(inner) => found = found.moved(*inner, 0),
                 Kind::Option(some) => match table::array_at(found.archive, found.at)? {
                     [0] => return Ok(None),
                     [1] => found = found.moved(some.ty, some.offset),

@@ -6,6 +6,7 @@
 mod json;
 mod key;
 mod map;
+mod rank;
 mod tree;
 
 use std::sync::Arc;
@@ -13,8 +14,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value as Json};
 
 use super::error::within;
-use super::table::{self, INLINE, NANOS, STRING_BYTES_MAX};
-use super::tree::NOWHERE;
+use super::table::{self, INLINE, NANOS, NOWHERE, STRING_BYTES_MAX};
 use super::{Fields, Kind, Schema, SchemaError, Shape, Type, Variant};
 use crate::limits::{ARCHIVE_DEPTH_MAX, MESSAGE_BYTES_MAX, SCHEMA_VALUE_DEPTH_MAX};
 
@@ -23,9 +23,14 @@ use self::json::{kind_of, scalar};
 /// Writes archives of one schema. Made once, used for any number of messages.
 ///
 /// Read is what [`Reader`](super::Reader) writes, but nothing is guessed: each field must be there,
-/// except an `Option`, which is `None` without, and none that the type has not. Integers of 128
-/// bits may be texts, and beyond 64 bits they must be. A set has no item twice. Values with an
-/// opaque part cannot be written, nor maps and sets with keys that are structures or the like.
+/// except an `Option` or a `Weak`, which is `None` or leads nowhere without, and none that the type
+/// has not. Integers of 128 bits may be texts, and beyond 64 bits they must be. A set has no item
+/// twice, and a map no key. Values with an opaque part cannot be written.
+///
+/// Keys that are structures or the like are taken to have the `Hash` and `Ord` that Rust derives.
+/// With floating-point numbers or maps in them they cannot be written, nor those of hash tables
+/// with a `Vec` of integers, an array of `u32` or `isize`, or a `RangeInclusive` in them: what such
+/// a key hashes to is not known from its archive.
 #[derive(Clone, Debug)]
 pub struct Writer {
     schema: Arc<Schema>,
@@ -210,7 +215,10 @@ impl Writer {
                 let target = self.pointee(*inner, json)?;
                 block.point(at, target);
             }
-            (Kind::Shared(inner), json) => self.shared(*inner, json, block, at)?,
+            (Kind::Weak(_), Json::Null) => block.point_nowhere(at),
+            (Kind::Shared(inner) | Kind::Weak(inner), json) => {
+                self.shared(*inner, json, block, at)?;
+            }
             (Kind::Map(entry), json) => self.table(entry, false, json, block, at)?,
             (Kind::Set(entry), json) => self.table(entry, true, json, block, at)?,
             (Kind::TreeMap { key, value }, json) => {
@@ -311,14 +319,17 @@ impl Writer {
         for field in &fields.list {
             let json = object.get(&field.name);
             found += usize::from(json.is_some());
-            let is_option = matches!(self.ty(field.place.ty).kind, Kind::Option(_));
+            let may_miss = self.ty(field.place.ty).may_be_null();
             self.path.push(Step::Name(field.name.clone()));
             match json {
                 Some(json) => {
                     let at = at + field.place.offset as usize;
                     self.value(field.place.ty, json, block, at)?;
                 }
-                None if is_option => {}
+                None if may_miss => {
+                    let at = at + field.place.offset as usize;
+                    self.value(field.place.ty, &Json::Null, block, at)?;
+                }
                 None => {
                     let expected = self.name_of(field.place.ty);
                     return Err(self.misfit(Misfit(expected, "nothing".into())));

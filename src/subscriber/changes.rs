@@ -72,3 +72,35 @@ impl<P: Payload> Subscriber<P> {
         self.shared.publishers.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::{Node, Overflow, Raw};
+
+    #[test]
+    fn a_subscription_says_when_half_of_the_places_of_a_publisher_are_taken() {
+        let bound = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = bound.local_addr().unwrap().to_string();
+        drop(bound);
+        let node = Node::builder("n").coordinator(&address);
+        let node = node.embedded_coordinator().build_blocking().unwrap();
+        let [mut one, mut other] =
+            ["t/one", "t/other"].map(|topic| node.publisher::<Raw>(topic).build().unwrap());
+        let both = node.subscriber::<Raw>("t/*");
+        let mut both = both.overflow(Overflow::KeepLast(8)).build().unwrap();
+        for publisher in [&mut one, &mut other] {
+            let patience = Duration::from_secs(30);
+            publisher.wait_for_listener_blocking(patience).unwrap();
+            for _ in 0..3 {
+                publisher.publish_bytes(b"x").unwrap();
+            }
+        }
+        assert!(!both.is_half_full(), "six of sixteen, three of eight");
+        other.publish_bytes(b"x").unwrap();
+        assert!(both.is_half_full());
+        while both.try_recv().unwrap().is_some() {}
+        assert!(!both.is_half_full());
+    }
+}

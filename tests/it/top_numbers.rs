@@ -132,19 +132,44 @@ fn latencies_are_also_those_of_nodes_that_hang_and_of_links_on_one_host() {
         assert_eq!(child.ask("sub top/hanging keep 16 8"), "ok");
     }
     eventually("both listen", || publisher.listener_count() == 2);
+    let started = Instant::now();
     for _ in 0..5 {
         publisher.publish_bytes(b"x").unwrap();
     }
+    std::thread::sleep(LEAST);
     for child in &mut hanging {
         child.ask("recv 5");
         child.signal(Signal::STOP);
     }
-    let text = metrics();
+    let longest = started.elapsed().as_secs_f64();
+    let node = |seen: &Value, name| of(seen, "nodes", "node", name);
+    eventually("both hang", || {
+        let seen = json(&[]);
+        let states = ["top-near", "top-by-tcp"].map(|name| node(&seen, name));
+        states
+            .iter()
+            .flatten()
+            .filter(|node| node["state"] == "stopped")
+            .count()
+            == 2
+    });
+    let (text, seen) = (metrics(), json(&[]));
     for name in ["top-near", "top-by-tcp"] {
+        assert_eq!(node(&seen, name).unwrap()["received"], 5, "{name}");
         let labels = [&*format!("node=\"{name}\""), "topic=\"top/hanging\""];
-        let count = value(&text, "shmesh_latency_seconds_count", &labels);
+        let said = |what: &str| {
+            let found = value(&text, &format!("shmesh_latency_seconds_{what}"), &labels);
+            found.unwrap_or_else(|| panic!("no {what} of {name}"))
+        };
         // Of several at once only some are measured.
-        assert!(count.is_some_and(|count| (1.0..=5.0).contains(&count)));
+        let count = said("count");
+        assert!((1.0..=5.0).contains(&count), "{name}: {count}");
+        let mean = said("sum") / count;
+        let plausible = LEAST.as_secs_f64()..=longest;
+        assert!(
+            plausible.contains(&mean),
+            "{name}: {mean}, not {plausible:?}"
+        );
     }
     for child in &hanging {
         child.signal(Signal::CONT);

@@ -56,7 +56,8 @@ pub struct ConvertArgs {
 pub enum ToArg {
     /// They keep their bytes
     Same,
-    /// They become JSON where their form is known
+    /// They become JSON where their form is known; maps whose keys cannot be names of fields are
+    /// arrays of `[key, value]`
     Json,
 }
 

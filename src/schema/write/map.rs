@@ -29,7 +29,8 @@ impl Writer {
         let mut ordered: Vec<Option<Item<'_>>> = Vec::new();
         ordered.resize_with(capacity, || None);
         for item in items {
-            let place = place(&mut control, capacity, item.key.hash);
+            let hash = item.key.hash.ok_or_else(|| self.no_key(&item.key.json))?;
+            let place = place(&mut control, capacity, hash);
             ordered[place] = Some(item);
         }
         let target = self.entries(entry, &ordered)?;
@@ -72,17 +73,21 @@ impl Writer {
     pub(super) fn entry(
         &mut self,
         ty: u32,
-        key: &Key,
+        key: &Key<'_>,
         value: Option<(u32, &Json)>,
         block: &mut Block,
         [key_at, value_at]: [usize; 2],
     ) -> Result<(), SchemaError> {
-        self.path.push(Step::Name(key.name.clone()));
+        self.path.push(key.step.clone());
+        let depth = self.path.len();
+        self.path.extend(key.is_paired.then_some(Step::Item(0)));
         self.value(ty, &key.json, block, key_at)?;
+        self.path.truncate(depth);
         if let Some((ty, value)) = value {
+            self.path.extend(key.is_paired.then_some(Step::Item(1)));
             self.value(ty, value, block, value_at)?;
         }
-        self.path.pop();
+        self.path.truncate(depth - 1);
         Ok(())
     }
 }
