@@ -23,12 +23,10 @@ unsafe impl Sync for Received {}
 /// What is known of a message: one cache line, and the payload behind it if it is short.
 #[repr(C, align(64))]
 pub(super) struct Cell {
-    /// Where the payload is in the lender's memory, if it is there.
-    start: Option<NonNull<u8>>,
+    place: Place,
     len: u32,
     /// What to say to the lender at the end; `NO_ENTRY` where nothing is to be said.
     entry: u32,
-    position: u64,
     head: Head,
     lost: u64,
     lender: NonNull<Lender>,
@@ -39,6 +37,17 @@ pub(super) struct Cell {
 }
 
 const _: () = assert!(core::mem::offset_of!(Cell, words) == 64);
+
+/// Where the payload is.
+#[derive(Clone, Copy)]
+enum Place {
+    /// In the cell's words, behind that many bytes that were taken off its front. They stay where
+    /// they are: words that were just stored one by one are not yet to be had in larger pieces, and
+    /// to move them would wait until they are.
+    Words { front: usize },
+    /// In the lender's memory, to be given back under that position.
+    Lent { start: NonNull<u8>, position: u64 },
+}
 
 const NO_ENTRY: u32 = u32::MAX;
 
@@ -53,10 +62,9 @@ const _: () = assert!(FRONT_BYTES.is_multiple_of(16));
 impl Cell {
     pub(super) fn new(lender: NonNull<Lender>, next: *mut Self) -> Self {
         Self {
-            start: None,
+            place: Place::Words { front: 0 },
             len: 0,
             entry: NO_ENTRY,
-            position: 0,
             head: Head {
                 sequence: 0,
                 sent_ns: 0,
@@ -72,7 +80,7 @@ impl Cell {
     #[inline(always)]
     pub(super) fn inline(&mut self, len: u32) -> &mut [u64; INLINE_WORDS] {
         debug_assert!(len as usize <= INLINE_BYTES);
-        self.start = None;
+        self.place = Place::Words { front: 0 };
         self.len = len;
         self.entry = NO_ENTRY;
         &mut self.words
@@ -82,10 +90,9 @@ impl Cell {
     /// `position`. They must be memory of the cell's lender.
     #[inline(always)]
     pub(super) fn lend(&mut self, start: NonNull<u8>, len: u32, entry: u32, position: u64) {
-        self.start = Some(start);
+        self.place = Place::Lent { start, position };
         self.len = len;
         self.entry = entry;
-        self.position = position;
     }
 
     #[inline(always)]
@@ -150,15 +157,16 @@ impl Received {
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         let cell = self.cell();
-        let start = match cell.start {
-            Some(start) => start.as_ptr().cast_const(),
-            None => cell.words.as_ptr().cast(),
+        let start = match cell.place {
+            Place::Words { front } => cell.words.as_ptr().cast::<u8>().wrapping_add(front),
+            Place::Lent { start, .. } => start.as_ptr().cast_const(),
         };
-        // SAFETY: without a start, `Cell::inline` bounded the length by that of the words. With
-        // one, `Lender::chunk` found the bytes to be inside the lender's memory, which is mapped
-        // while the cell is out, and while the borrow lasts the publisher does not write there:
-        // it waits for the release of `position` in the borrow table. That the publisher keeps to
-        // this is the documented trust in processes of the same user.
+        // SAFETY: of the words `Cell::inline` bounded the length by theirs, and what is taken off
+        // the front is taken off the length. Of lent bytes `Lender::chunk` found that they are
+        // inside the lender's memory, which is mapped while the cell is out, and while the borrow
+        // lasts the publisher does not write there: it waits for the release of the position in
+        // the borrow table. That the publisher keeps to this is the documented trust in processes
+        // of the same user.
         unsafe { core::slice::from_raw_parts(start, cell.len as usize) }
     }
 
@@ -178,7 +186,7 @@ impl Received {
     /// True if it travelled in the slot.
     #[must_use]
     pub fn is_inline(&self) -> bool {
-        self.cell().start.is_none()
+        matches!(self.cell().place, Place::Words { .. })
     }
 
     /// Takes 32 bytes off the front of the payload, as little-endian words; what is left is aligned
@@ -190,10 +198,10 @@ impl Received {
         let words = core::array::from_fn(word);
         // SAFETY: the cell is this sample's alone, and borrowed exclusively.
         let cell = unsafe { self.0.as_mut() };
-        match &mut cell.start {
+        match &mut cell.place {
+            Place::Words { front } => *front += FRONT_BYTES,
             // SAFETY: the payload has so many bytes from there on.
-            Some(start) => *start = unsafe { start.add(FRONT_BYTES) },
-            None => cell.words.copy_within(FRONT_WORDS.., 0),
+            Place::Lent { start, .. } => *start = unsafe { start.add(FRONT_BYTES) },
         }
         cell.len -= FRONT_BYTES_U32;
         Some(words)
@@ -222,11 +230,13 @@ impl Received {
 impl Drop for Received {
     #[inline]
     fn drop(&mut self) {
-        let (entry, position, lender) = {
+        let (place, entry, lender) = {
             let cell = self.cell();
-            (cell.entry, cell.position, cell.lender)
+            (cell.place, cell.entry, cell.lender)
         };
-        if entry != NO_ENTRY {
+        if let Place::Lent { position, .. } = place
+            && entry != NO_ENTRY
+        {
             self.lender().give_back(entry, position);
         }
         // SAFETY: the cell is out, of this lender, ours alone, and not used after this.
