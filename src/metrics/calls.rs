@@ -83,10 +83,19 @@ impl CallMeter {
         self.page.begin(id.number());
     }
 
-    /// A reply came.
+    /// A value came.
     #[inline]
-    pub(crate) fn replied<T>(&mut self, reply: &Result<T, CallError>, call: &Call) {
-        let outcome = reply.as_ref().err().map_or(Counter::CallsOk, outcome_of);
+    pub(crate) fn done(&mut self, call: &Call) {
+        self.replied(Counter::CallsOk, call);
+    }
+
+    /// An error came instead.
+    pub(crate) fn failed(&mut self, error: &CallError, call: &Call) {
+        self.replied(outcome_of(error), call);
+    }
+
+    #[inline]
+    fn replied(&mut self, outcome: Counter, call: &Call) {
         self.count(outcome);
         self.page.end(call.id().number());
         #[cfg(feature = "metrics")]

@@ -40,8 +40,8 @@ impl<C: Codec<T>, T: Send + 'static> Publisher<Coded<C, T>> {
         if !self.outbox.has_listeners() {
             return Draft::with_len(&mut self.outbox, 0);
         }
-        let writer = ArchiveWriter::new(&mut self.outbox, self.guess)?;
-        let draft = Coded::<C, T>::write(writer, value)?;
+        let draft = Draft::with_guess(&mut self.outbox, self.guess)?;
+        let draft = Coded::<C, T>::write(ArchiveWriter::new(&mut self.outbox, draft), value)?;
         self.guess = draft.bytes().len();
         Ok(draft)
     }

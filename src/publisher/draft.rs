@@ -69,6 +69,13 @@ impl Draft {
         Ok(draft)
     }
 
+    /// An empty one that is expected to grow to `guess` bytes.
+    pub(crate) fn with_guess(outbox: &mut Outbox, guess: usize) -> Result<Self, Error> {
+        let mut draft = Self::with_len(outbox, guess.min(MESSAGE_BYTES_MAX))?;
+        draft.0.len = 0;
+        Ok(draft)
+    }
+
     /// Node and endpoint whose draft this is.
     #[inline]
     pub(crate) fn publisher(&self) -> (u128, u32) {
@@ -101,6 +108,47 @@ impl Draft {
         let len = self.0.len;
         &mut self.0.room()[..len]
     }
+
+    /// Adds bytes. A message that outgrows its room moves to a larger chunk, once per doubling.
+    #[inline]
+    pub(crate) fn append(&mut self, outbox: &mut Outbox, bytes: &[u8]) -> Result<(), Error> {
+        let start = self.0.len;
+        let end = start + bytes.len();
+        if end > self.0.room().len() {
+            self.move_to_larger(outbox, end)?;
+        }
+        let sheet = &mut *self.0;
+        sheet.len = end;
+        sheet.room()[start..end].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    #[cold]
+    fn move_to_larger(&mut self, outbox: &mut Outbox, need: usize) -> Result<(), Error> {
+        check_len(need)?;
+        let wanted = need.max(2 * self.0.room().len());
+        match outbox.take_chunk(wanted.min(MESSAGE_BYTES_MAX)) {
+            Ok(mut larger) => {
+                let written = self.bytes();
+                larger.bytes_mut()[..written.len()].copy_from_slice(written);
+                self.0.chunk = Some(larger);
+                Ok(())
+            }
+            Err(Error::ArenaFull { .. }) => self.move_aside_and_back(outbox, need),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// At the arena's bound the chunk itself may be in the way, with a segment of its own.
+    fn move_aside_and_back(&mut self, outbox: &mut Outbox, need: usize) -> Result<(), Error> {
+        let written = self.bytes().to_vec();
+        let sheet = &mut *self.0;
+        (sheet.chunk, sheet.len) = (None, 0);
+        let chunk = sheet.chunk.insert(outbox.take_chunk(need)?);
+        chunk.bytes_mut()[..written.len()].copy_from_slice(&written);
+        sheet.len = written.len();
+        Ok(())
+    }
 }
 
 fn check_len(len: usize) -> Result<(), Error> {
@@ -113,8 +161,7 @@ fn check_len(len: usize) -> Result<(), Error> {
     })
 }
 
-/// Where rkyv writes an archive, and codecs what they encode: straight into the message. A message
-/// that outgrows its room moves to a larger chunk, once per doubling.
+/// Where rkyv writes an archive, and codecs what they encode: straight into the message.
 #[derive(Debug)]
 pub struct ArchiveWriter<'a> {
     outbox: &'a mut Outbox,
@@ -123,15 +170,15 @@ pub struct ArchiveWriter<'a> {
 }
 
 impl<'a> ArchiveWriter<'a> {
-    /// Starts a message that is expected to have `guess` bytes.
-    pub(crate) fn new(outbox: &'a mut Outbox, guess: usize) -> Result<Self, Error> {
-        let mut draft = Draft::with_len(outbox, guess.min(MESSAGE_BYTES_MAX))?;
-        draft.0.len = 0;
-        Ok(Self {
+    /// Goes on with `draft`. To be handed on as it is made: with its room for an error it is moved
+    /// in pieces that are larger than what was just stored in it, and that waits (10 ns).
+    #[inline]
+    pub(crate) fn new(outbox: &'a mut Outbox, draft: Draft) -> Self {
+        Self {
             outbox,
             draft,
             error: None,
-        })
+        }
     }
 
     /// The finished message.
@@ -158,42 +205,7 @@ impl<'a> ArchiveWriter<'a> {
     /// Adds bytes.
     #[inline]
     pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let start = self.pos();
-        let end = start + bytes.len();
-        if end > self.draft.0.room().len() {
-            self.move_to_larger(end)?;
-        }
-        let sheet = &mut *self.draft.0;
-        sheet.len = end;
-        sheet.room()[start..end].copy_from_slice(bytes);
-        Ok(())
-    }
-
-    #[cold]
-    fn move_to_larger(&mut self, need: usize) -> Result<(), Error> {
-        check_len(need)?;
-        let wanted = need.max(2 * self.draft.0.room().len());
-        match self.outbox.take_chunk(wanted.min(MESSAGE_BYTES_MAX)) {
-            Ok(mut larger) => {
-                let written = self.draft.bytes();
-                larger.bytes_mut()[..written.len()].copy_from_slice(written);
-                self.draft.0.chunk = Some(larger);
-                Ok(())
-            }
-            Err(Error::ArenaFull { .. }) => self.move_aside_and_back(need),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// At the arena's bound the chunk itself may be in the way, with a segment of its own.
-    fn move_aside_and_back(&mut self, need: usize) -> Result<(), Error> {
-        let written = self.draft.bytes().to_vec();
-        let sheet = &mut *self.draft.0;
-        (sheet.chunk, sheet.len) = (None, 0);
-        let chunk = sheet.chunk.insert(self.outbox.take_chunk(need)?);
-        chunk.bytes_mut()[..written.len()].copy_from_slice(&written);
-        sheet.len = written.len();
-        Ok(())
+        self.draft.append(self.outbox, bytes)
     }
 }
 

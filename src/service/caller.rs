@@ -3,20 +3,19 @@
 mod incoming;
 mod named;
 
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 pub use self::named::To;
 use super::{CallError, HEAD_BYTES, Head, Kind, REPLIES, REQUESTS, RING_DEPTH_MIN};
 use crate::balance::{Balance, Channels, Groups};
 use crate::endpoint::Overflow;
-use crate::error::{Error, RecvError};
+use crate::error::Error;
 use crate::id::NodeId;
 use crate::limits::{CALLS_MAX, HELD_DEFAULT};
 use crate::message::{Body, Enveloped, Payload};
 use crate::metrics::CallMeter;
 use crate::node::Node;
-use crate::publisher::{ArchiveWriter, Publisher};
+use crate::publisher::{ArchiveWriter, Draft, Publisher};
 use crate::sample::Sample;
 use crate::subscriber::Subscriber;
 use crate::topology::TopicType;
@@ -242,12 +241,7 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
     /// As [`call`](Self::call).
     pub fn call_blocking(&mut self, request: &Q::In) -> Result<Sample<R>, CallError> {
         let id = self.start(request)?;
-        loop {
-            let (of, reply) = self.reply_blocking()?;
-            if of == id {
-                return reply;
-            }
-        }
+        self.wait_for(id, Subscriber::recv_blocking)
     }
 
     /// Calls, and looks for the reply without sleeping: the lowest latency, for a whole core.
@@ -256,12 +250,7 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
     /// As [`call`](Self::call).
     pub fn call_spin(&mut self, request: &Q::In) -> Result<Sample<R>, CallError> {
         let id = self.start(request)?;
-        loop {
-            let (of, reply) = self.reply_spin()?;
-            if of == id {
-                return reply;
-            }
-        }
+        self.wait_for(id, Subscriber::recv_spin)
     }
 
     /// Sends a request to one of the providers; its reply is one of those that
@@ -272,9 +261,16 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
     /// [`CallError::TypeMismatch`]; memory and the like as with
     /// [`Publisher::publish`](crate::Publisher).
     pub fn start(&mut self, request: &Q::In) -> Result<CallId, CallError> {
-        let chosen = self.choose();
-        let started = chosen.and_then(|chosen| self.start_at(chosen, request));
-        started.inspect_err(|error| self.meter.ended(error))
+        let chosen = self.choose().map_err(|error| self.unstarted(error))?;
+        let started = self.start_at(chosen, request);
+        started.map_err(|error| self.unstarted(error))
+    }
+
+    /// Takes note of a call that did not begin.
+    #[cold]
+    fn unstarted(&mut self, error: CallError) -> CallError {
+        self.meter.ended(&error);
+        error
     }
 
     /// Sends a request to every provider there is: as many replies come.
@@ -378,11 +374,9 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
     fn send(&mut self, idx: usize, head: Head, request: &Q::In) -> Result<(), CallError> {
         let node = self.providers[idx].node;
         let outbox = &mut self.requests.outbox;
-        let draft = {
-            let mut writer = ArchiveWriter::new(outbox, self.guess)?;
-            writer.append(&head.encode())?;
-            Q::write(writer, request)?
-        };
+        let mut draft = Draft::with_guess(outbox, self.guess)?;
+        draft.append(outbox, &head.encode())?;
+        let draft = Q::write(ArchiveWriter::new(outbox, draft), request)?;
         self.guess = draft.bytes().len();
         let sent = outbox.send_to(|key| key.subscriber_node == node, draft);
         match (sent.listeners, sent.refused) {
@@ -396,138 +390,10 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
         }
     }
 
-    /// Takes a reply if there is one, or the end of a call that will have none.
-    ///
-    /// # Errors
-    /// Whatever keeps it from receiving at all.
-    pub fn try_reply(&mut self) -> Result<Option<Reply<R>>, CallError> {
-        if let Some((id, error)) = self.ended.pop() {
-            return Ok(Some((id, Err(error))));
-        }
-        loop {
-            match self.replies.try_recv() {
-                Ok(Some(sample)) => {
-                    if let Some(reply) = self.take_in(sample.into_received()) {
-                        return Ok(Some(reply));
-                    }
-                }
-                Ok(None) => return Ok(None),
-                Err(RecvError::Changed) => {
-                    self.end_lost();
-                    if let Some((id, error)) = self.ended.pop() {
-                        return Ok(Some((id, Err(error))));
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Takes the next reply, without sleeping.
-    ///
-    /// # Errors
-    /// Whatever keeps it from receiving at all; [`CallError::NoProvider`] if no call is under way.
-    pub fn reply_spin(&mut self) -> Result<Reply<R>, CallError> {
-        loop {
-            if let Some(reply) = self.try_reply()? {
-                return Ok(reply);
-            }
-            let until = self.earliest()?;
-            let left = until.saturating_duration_since(Instant::now());
-            match self.replies.recv_spin(left) {
-                Ok(sample) => {
-                    if let Some(reply) = self.take_in(sample.into_received()) {
-                        return Ok(reply);
-                    }
-                }
-                Err(error) => self.on_waited(error)?,
-            }
-        }
-    }
-
-    /// Takes the next reply, sleeping on this thread until it comes.
-    ///
-    /// # Errors
-    /// As [`reply_spin`](Self::reply_spin).
-    pub fn reply_blocking(&mut self) -> Result<Reply<R>, CallError> {
-        loop {
-            if let Some(reply) = self.try_reply()? {
-                return Ok(reply);
-            }
-            let until = self.earliest()?;
-            let left = until.saturating_duration_since(Instant::now());
-            match self.replies.recv_blocking(left) {
-                Ok(sample) => {
-                    if let Some(reply) = self.take_in(sample.into_received()) {
-                        return Ok(reply);
-                    }
-                }
-                Err(error) => self.on_waited(error)?,
-            }
-        }
-    }
-
-    /// Takes the next reply, sleeping in tokio until it comes. Cancel-safe.
-    ///
-    /// # Errors
-    /// As [`reply_spin`](Self::reply_spin).
-    pub async fn reply(&mut self) -> Result<Reply<R>, CallError> {
-        loop {
-            if let Some(reply) = self.try_reply()? {
-                return Ok(reply);
-            }
-            let until = self.earliest()?;
-            match tokio::time::timeout_at(until.into(), self.replies.recv()).await {
-                Ok(Ok(sample)) => {
-                    if let Some(reply) = self.take_in(sample.into_received()) {
-                        return Ok(reply);
-                    }
-                }
-                Ok(Err(error)) => self.on_waited(error)?,
-                Err(_) => self.end_late(),
-            }
-        }
-    }
-
-    /// As [`reply`](Self::reply), but for the time: see [`end_late`](Self::end_late).
-    pub(super) fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply<R>, CallError>> {
-        loop {
-            if let Some(reply) = self.try_reply()? {
-                return Poll::Ready(Ok(reply));
-            }
-            match ready!(self.replies.poll_recv(cx, &mut None)) {
-                Ok(sample) => {
-                    if let Some(reply) = self.take_in(sample.into_received()) {
-                        return Poll::Ready(Ok(reply));
-                    }
-                }
-                Err(error) => self.on_waited(error)?,
-            }
-        }
-    }
-
     /// When a call is given up, if it is under way.
     pub(super) fn until(&self, id: CallId) -> Option<Instant> {
         let mut calls = self.calls.iter().flatten();
         calls.find(|call| call.id == id).map(|call| call.until)
-    }
-
-    /// The calls under way are looked at when waiting ended without a reply.
-    fn on_waited(&mut self, error: RecvError) -> Result<(), CallError> {
-        match error {
-            RecvError::Timeout { .. } => self.end_late(),
-            RecvError::Changed => self.end_lost(),
-            error => return Err(error.into()),
-        }
-        Ok(())
-    }
-
-    /// When the first of the calls under way is given up.
-    fn earliest(&self) -> Result<Instant, CallError> {
-        let untils = self.calls.iter().flatten().map(|call| call.until);
-        untils.min().ok_or_else(|| CallError::NoProvider {
-            service: self.service.clone(),
-        })
     }
 
     /// Gives up a call: its reply, if it comes, is dropped, and its provider told.
@@ -591,11 +457,16 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
                 self.note_end(id, Error::Closed.into());
                 continue;
             }
-            let mut known = self.former.iter().chain(&self.providers);
-            let known = known.find(|known| known.node == call.provider);
-            let provider = known.map_or_else(String::new, |known| known.name.clone());
+            let provider = self.provider_of(&call);
             self.note_end(id, CallError::ProviderLost { provider });
         }
+    }
+
+    /// The name of the node that was called.
+    fn provider_of(&self, call: &Call) -> String {
+        let mut known = self.former.iter().chain(&self.providers);
+        let known = known.find(|known| known.node == call.provider);
+        known.map_or_else(String::new, |known| known.name.clone())
     }
 
     fn note_end(&mut self, id: CallId, error: CallError) {

@@ -14,10 +14,10 @@ use crate::endpoint::{ChannelKey, Overflow};
 use crate::error::{Error, RecvError};
 use crate::id::NodeId;
 use crate::limits::{CALLS_MAX, FAILURE_BYTES_MAX, HANDLERS_DEFAULT, PENDING_DEFAULT};
-use crate::message::{Body, Enveloped, Payload, Validation};
+use crate::message::{Body, Enveloped, InvalidPayload, Payload, Validation};
 use crate::metrics::RequestMeter;
 use crate::node::Node;
-use crate::publisher::{ArchiveWriter, Publisher};
+use crate::publisher::{ArchiveWriter, Draft, Publisher};
 use crate::sample::Sample;
 use crate::subscriber::Subscriber;
 
@@ -140,7 +140,6 @@ pub struct ProviderStats {
 pub struct Request<Q: Payload> {
     sample: Sample<Q>,
     pub(super) head: Head,
-    pub(super) caller: NodeId,
 }
 
 impl<Q: Payload> Request<Q> {
@@ -162,11 +161,16 @@ impl<Q: Payload> Request<Q> {
         self.head.kind == Kind::Call
     }
 
+    /// The node that calls.
+    pub(super) fn caller(&self) -> NodeId {
+        NodeId(self.sample.received().origin().node)
+    }
+
     /// Whom to answer, when the request itself is with its handler.
     pub(super) fn return_address(&self) -> Address {
         Address {
             head: self.head,
-            caller: self.caller,
+            caller: self.caller(),
         }
     }
 }
@@ -340,6 +344,7 @@ impl<Q: Payload, R: Body> Provider<Q, R> {
     }
 
     /// What was sent; `None` for what is no request, which is answered if it can be.
+    #[inline]
     fn take_in(&mut self, sample: Sample<Enveloped<Q>>) -> Option<Taken<Q>> {
         let mut received = sample.into_received();
         let head = Head::decode(received.take_front()?)?;
@@ -354,15 +359,18 @@ impl<Q: Payload, R: Body> Provider<Q, R> {
             Ok(held) => Some(Taken::Request(Request {
                 sample: Sample { held },
                 head,
-                caller,
             })),
             Err(invalid) => {
-                let message = format!("invalid request: {}", invalid.0);
-                let address = Address { head, caller };
-                self.answer_failed(address, Kind::Failed, &message);
+                self.refuse(Address { head, caller }, &invalid);
                 None
             }
         }
+    }
+
+    #[cold]
+    fn refuse(&mut self, to: Address, InvalidPayload(reason): &InvalidPayload) {
+        let message = format!("invalid request: {reason}");
+        self.answer_failed(to, Kind::Failed, &message);
     }
 
     /// Answers a request with a value. A request that wants no reply gets none; one whose caller
@@ -384,13 +392,7 @@ impl<Q: Payload, R: Body> Provider<Q, R> {
             self.note_done(to);
             return Ok(());
         }
-        let outbox = &mut self.replies.outbox;
-        let head = to.head_of(Kind::Done).encode();
-        let draft = ArchiveWriter::new(outbox, self.guess).and_then(|mut writer| {
-            writer.append(&head)?;
-            R::write(writer, value)
-        });
-        let draft = match draft {
+        let draft = match self.write(to.head_of(Kind::Done), value) {
             Ok(draft) => draft,
             Err(error) => {
                 let message = format!("the reply cannot be sent: {error}");
@@ -399,9 +401,18 @@ impl<Q: Payload, R: Body> Provider<Q, R> {
             }
         };
         self.guess = draft.bytes().len();
+        let outbox = &mut self.replies.outbox;
         outbox.send_to(|key| *key == to.key(), draft);
         self.note_done(to);
         Ok(())
+    }
+
+    #[inline]
+    fn write(&mut self, head: Head, value: &R::In) -> Result<Draft, Error> {
+        let outbox = &mut self.replies.outbox;
+        let mut draft = Draft::with_guess(outbox, self.guess)?;
+        draft.append(outbox, &head.encode())?;
+        R::write(ArchiveWriter::new(outbox, draft), value)
     }
 
     #[inline]
@@ -430,14 +441,9 @@ impl<Q: Payload, R: Body> Provider<Q, R> {
             return;
         }
         let end = message.floor_char_boundary(FAILURE_BYTES_MAX);
-        let outbox = &mut self.replies.outbox;
-        let written = ArchiveWriter::new(outbox, 0).and_then(|mut writer| {
-            writer.append(&to.head_of(kind).encode())?;
-            writer.append(&message.as_bytes()[..end])?;
-            Ok(writer.into_draft())
-        });
-        match written {
+        match self.write_failure(to.head_of(kind), &message.as_bytes()[..end]) {
             Ok(draft) => {
+                let outbox = &mut self.replies.outbox;
                 outbox.send_to(|key| *key == to.key(), draft);
             }
             Err(error) => {
@@ -448,6 +454,14 @@ impl<Q: Payload, R: Body> Provider<Q, R> {
                 );
             }
         }
+    }
+
+    fn write_failure(&mut self, head: Head, message: &[u8]) -> Result<Draft, Error> {
+        let outbox = &mut self.replies.outbox;
+        let mut draft = Draft::with_guess(outbox, 0)?;
+        draft.append(outbox, &head.encode())?;
+        draft.append(outbox, message)?;
+        Ok(draft)
     }
 
     /// True if that node calls us. Asked of the requests' channels, for it is their end that is

@@ -312,7 +312,7 @@ where
     /// Callers came or went.
     fn forget_gone(&mut self) {
         let running = self.known.values().map(|(address, _)| address.caller);
-        let waiting = self.pending.iter().map(|request| request.caller);
+        let waiting = self.pending.iter().map(Request::caller);
         let mut callers: Vec<_> = running.chain(waiting).collect();
         callers.sort_unstable();
         callers.dedup();

@@ -501,3 +501,28 @@ fn nodes_of_one_name_share_a_topic_and_a_member_that_dies_takes_only_what_it_had
         });
     }
 }
+
+#[test]
+fn a_call_allocates_nothing() {
+    let mesh = Mesh::start();
+    let node = mesh.node("n");
+    let mut provider = node.provider::<Raw, Raw>("echo").build().unwrap();
+    let mut caller = raw_caller(&node, "echo");
+    let mut round = |bytes| {
+        let request = payload(7, bytes);
+        allocation_counter::measure(|| {
+            for _ in 0..100 {
+                let id = caller.start(&request).unwrap();
+                let request = provider.try_recv().unwrap().unwrap();
+                provider.reply(&request, &request).unwrap();
+                let (of, reply) = caller.try_reply().unwrap().unwrap();
+                assert_eq!((of, reply.unwrap().len()), (id, bytes));
+            }
+        })
+        .count_total
+    };
+    for bytes in [64, 50_000] {
+        round(bytes);
+        assert_eq!(round(bytes), 0, "{bytes} bytes");
+    }
+}

@@ -73,8 +73,9 @@ impl<Q: Body, R: Payload> Caller<Q, R> {
         request: &Q::In,
     ) -> Result<CallId, CallError> {
         let found = self.find(node.into());
-        let started = found.and_then(|idx| self.start_at(idx, request));
-        started.inspect_err(|error| self.meter.ended(error))
+        let idx = found.map_err(|error| self.unstarted(error))?;
+        let started = self.start_at(idx, request);
+        started.map_err(|error| self.unstarted(error))
     }
 
     fn find(&mut self, to: To<'_>) -> Result<usize, CallError> {
