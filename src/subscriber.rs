@@ -259,7 +259,9 @@ impl<P: Payload> Subscriber<P> {
         let start = Instant::now();
         loop {
             for _ in 0..LOOKS_PER_CLOCK {
-                if let Some(sample) = self.try_recv()? {
+                if self.may_find()
+                    && let Some(sample) = self.try_recv()?
+                {
                     return Ok(sample);
                 }
                 self.pump();
@@ -417,7 +419,9 @@ impl<P: Payload> Subscriber<P> {
         let began = Instant::now();
         while began.elapsed() < spin {
             for _ in 0..LOOKS_PER_CLOCK {
-                if let Some(sample) = self.try_recv()? {
+                if self.may_find()
+                    && let Some(sample) = self.try_recv()?
+                {
                     self.rhythm.waited(start.elapsed());
                     return Ok(Some(sample));
                 }

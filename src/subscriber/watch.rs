@@ -115,6 +115,19 @@ impl<P: Payload> Subscriber<P> {
         });
     }
 
+    /// False if [`try_recv`](Self::try_recv), which found nothing just now, would find nothing
+    /// again. Who spins asks this in between: the less a look takes, the sooner is the next one.
+    #[inline]
+    pub(super) fn may_find(&self) -> bool {
+        self.shared.inbox.is_raised()
+            || self.merged.is_some()
+            || self.channels.is_empty()
+            || self
+                .channels
+                .iter()
+                .any(|channel| channel.consumer.is_ready_prefetching())
+    }
+
     /// Reads what comes over networks: who spins need not wait for the node's thread to do it.
     #[inline]
     pub(super) fn pump(&self) {

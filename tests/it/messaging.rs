@@ -495,6 +495,47 @@ fn the_steady_path_allocates_nothing() {
 }
 
 #[test]
+fn who_spins_finds_all_that_comes_and_hears_of_the_end() {
+    let mesh = Mesh::start();
+    for overflow in [Overflow::KeepLast(16), Overflow::DropNewest(16)] {
+        let (node, other) = (mesh.node("n"), mesh.node("o"));
+        let messages = node.subscriber::<Raw>("t").overflow(overflow);
+        let mut messages = messages.build().unwrap();
+        let spinning = std::thread::spawn(move || {
+            let mut found = Vec::new();
+            loop {
+                match messages.recv_spin(PATIENCE) {
+                    Ok(sample) => found.push((sample.to_vec(), sample.publisher_name().to_owned())),
+                    Err(error) => return (found, error),
+                }
+            }
+        });
+        // Publishers that come, and go, while it looks: in turn, and two at once.
+        let mut sent = Vec::new();
+        for sizes in [[0, 33], [96, 5000]] {
+            let mut publishers = [&node, &other].map(|node| {
+                let publisher = node.publisher::<Raw>("t").build().unwrap();
+                (publisher, node.name().to_owned())
+            });
+            for size in sizes {
+                for (publisher, name) in &mut publishers {
+                    publisher.wait_for_listener_blocking(PATIENCE).unwrap();
+                    let message = payload(sent.len() as u64, size);
+                    publisher.publish_bytes(&message).unwrap();
+                    sent.push((message, name.clone()));
+                }
+            }
+        }
+        node.close_blocking();
+        let (mut found, error) = spinning.join().unwrap();
+        found.sort();
+        sent.sort();
+        assert_eq!(found, sent);
+        assert!(matches!(error, RecvError::Closed), "{error}");
+    }
+}
+
+#[test]
 fn a_sample_outlives_its_subscriber_unchanged_and_its_memory_comes_back() {
     let mesh = Mesh::start();
     let overflows = [

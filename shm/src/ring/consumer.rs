@@ -1,5 +1,6 @@
 //! The reading end of a ring.
 
+use core::hint::black_box;
 use std::sync::Arc;
 
 use super::lender::{CELLS, Origin, Pool};
@@ -202,6 +203,17 @@ impl Consumer {
         let slot = self.ring.slots.at(self.slot);
         // Acquire: whoever acts on this sees what was there before the message.
         lead(slot.stamp.load(Ordering::Acquire), self.next) >= 0
+    }
+
+    /// As [`is_ready`](Self::is_ready), for who asks again and again until it is: what of the
+    /// message lies in the slot's second line comes along with the first, not after it.
+    #[must_use]
+    #[inline]
+    pub fn is_ready_prefetching(&self) -> bool {
+        let slot = self.ring.slots.at(self.slot);
+        // Relaxed: brings the line; what is in it is loaded again.
+        black_box(slot.payload[FIRST_LINE_WORDS].load(Ordering::Relaxed));
+        self.is_ready()
     }
 
     /// Takes the next message, if it is there. Wait-free; `None` also while the message lies in
