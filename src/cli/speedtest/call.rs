@@ -9,7 +9,7 @@ use super::report;
 use super::sender::{Sending, WARM_UP};
 use super::spec::{Payload, Spec, Wait, verify_byte};
 use crate::cli::Failure;
-use crate::service::{Provider, Reply, Request};
+use crate::service::{CallError, Provider, Reply, Request};
 use crate::{Caller, Node, Raw, RecvError};
 
 /// Calls for as long as `spec` says, with as many under way as it says. Latencies are whole round
@@ -36,9 +36,10 @@ pub(super) async fn measure(
             caller.start(&message)?;
             number += 1;
         }
-        let (_, reply) = next(caller, spec.wait).await?;
-        let reply = reply?;
+        let reply = next(caller, spec.wait).await;
         let now = Instant::now();
+        let (_, reply) = reply?;
+        let reply = reply?;
         // One provider serves them in the order in which they came.
         let place = usize::try_from(ended).unwrap_or_default() % in_flight;
         if reply.len() != spec.message_size {
@@ -61,12 +62,12 @@ pub(super) async fn measure(
     Ok((ended - counted.1, seconds, Some(latencies)))
 }
 
-async fn next(caller: &mut Caller<Raw, Raw>, wait: Wait) -> Result<Reply<Raw>, Failure> {
-    Ok(match wait {
-        Wait::Spin => caller.reply_spin()?,
-        Wait::Block => caller.reply_blocking()?,
-        Wait::Async => caller.reply().await?,
-    })
+async fn next(caller: &mut Caller<Raw, Raw>, wait: Wait) -> Result<Reply<Raw>, CallError> {
+    match wait {
+        Wait::Spin => caller.reply_spin(),
+        Wait::Block => caller.reply_blocking(),
+        Wait::Async => caller.reply().await,
+    }
 }
 
 /// The calling end, connected.
@@ -91,14 +92,15 @@ pub(super) async fn serve(
 ) -> Result<u64, Failure> {
     let mut count = 0;
     loop {
-        let Some(request) = receive(provider, spec.wait, idle).await? else {
-            if is_over()? {
-                return Ok(count);
+        match receive(provider, spec.wait, idle).await {
+            Ok(request) => {
+                provider.reply(&request, &request)?;
+                count += 1;
             }
-            continue;
-        };
-        provider.reply(&request, &request)?;
-        count += 1;
+            Err(RecvError::Timeout { .. }) if is_over()? => return Ok(count),
+            Err(RecvError::Timeout { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -106,8 +108,8 @@ async fn receive(
     provider: &mut Provider<Raw, Raw>,
     wait: Wait,
     timeout: Duration,
-) -> Result<Option<Request<Raw>>, RecvError> {
-    let received = match wait {
+) -> Result<Request<Raw>, RecvError> {
+    match wait {
         Wait::Spin => provider.recv_spin(timeout),
         Wait::Block => provider.recv_blocking(timeout),
         Wait::Async => match provider.try_recv()? {
@@ -115,13 +117,8 @@ async fn receive(
             None => tokio::select! {
                 biased;
                 received = provider.recv() => received,
-                () = ticks().notified() => return Ok(None),
+                () = ticks().notified() => Err(RecvError::Timeout { timeout }),
             },
         },
-    };
-    match received {
-        Ok(request) => Ok(Some(request)),
-        Err(RecvError::Timeout { .. }) => Ok(None),
-        Err(error) => Err(error),
     }
 }
