@@ -2,7 +2,7 @@
 
 use std::io::{Cursor, Error, ErrorKind, Result};
 
-use shmesh::bag::{BagReader, Config, Recorder, Storage, Summary, Target, To, convert};
+use shmesh::bag::{BagReader, Config, Converter, Recorder, Storage, Summary, Target, To};
 
 /// A disk of so many bytes.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +64,7 @@ fn look(first: u8, bytes: &[u8]) {
     let disk = Disk(usize::from(first) * 64);
     if let Ok(mut recorder) = Recorder::new(config, disk) {
         let to = [To::Same, To::Json][usize::from(first.is_multiple_of(3))];
-        let _ = convert(&mut reader, &mut recorder, to);
+        let converted = Converter::new(to).add(&mut reader, &mut recorder);
+        let _ = converted.and_then(|_| recorder.finish());
     }
 }

@@ -10,6 +10,7 @@ use std::io::Write as _;
 use lz4_flex::frame::{BlockSize, FrameEncoder, FrameInfo};
 use mcap::records::op;
 
+use super::crc::Crc;
 use super::format::{self, CHUNK_HEAD_BYTES, MessageHead, RECORD_HEAD_BYTES};
 
 /// How chunks are compressed.
@@ -27,6 +28,8 @@ pub(super) enum ChunkCompression {
 pub(super) struct Share {
     pub(super) channel: u16,
     pub(super) messages: u64,
+    /// Bytes of their payloads.
+    pub(super) bytes: u64,
     /// Messages that were lost just before these.
     pub(super) lost: u64,
     /// Where its message index begins, in bytes from the chunk's end.
@@ -65,6 +68,8 @@ pub(super) struct Sealed<'a> {
     pub(super) data: &'a [u8],
     pub(super) tail: &'a [u8],
     pub(super) info: ChunkInfo,
+    /// Of the three.
+    pub(super) crc: Crc,
 }
 
 /// Takes messages until there are enough for a chunk. Its buffers are used again.
@@ -74,14 +79,20 @@ pub(super) struct ChunkBuilder {
     body: Vec<u8>,
     /// The message index of each channel: times and offsets, as they will be written.
     indexes: Vec<Vec<u8>>,
-    /// And messages that were lost.
-    lost: Vec<u64>,
+    /// Bytes of the payloads of each, and messages that were lost.
+    sums: Vec<Sums>,
     /// Channels with an index that is not empty.
     used: Vec<u16>,
     bounds: Option<(u64, u64)>,
     head: Vec<u8>,
     packed: Vec<u8>,
     tail: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    bytes: u64,
+    lost: u64,
 }
 
 impl ChunkBuilder {
@@ -115,19 +126,20 @@ impl ChunkBuilder {
     /// Takes a message.
     #[inline]
     pub(super) fn push(&mut self, head: &MessageHead, lost_before: u64, payload: &[u8]) {
-        self.note(head, lost_before, self.body.len() as u64);
+        self.note(head, lost_before, self.body.len() as u64, payload.len());
         head.write(&mut self.body, payload.len());
         self.body.extend_from_slice(payload);
     }
 
     #[inline]
-    fn note(&mut self, head: &MessageHead, lost_before: u64, offset: u64) {
+    fn note(&mut self, head: &MessageHead, lost_before: u64, offset: u64, len: usize) {
         let idx = usize::from(head.channel);
         if self.indexes.len() <= idx {
             self.indexes.resize_with(idx + 1, Vec::new);
-            self.lost.resize(idx + 1, 0);
+            self.sums.resize(idx + 1, Sums::default());
         }
-        self.lost[idx] += lost_before;
+        self.sums[idx].lost += lost_before;
+        self.sums[idx].bytes += len as u64;
         let index = &mut self.indexes[idx];
         if index.is_empty() {
             self.used.push(head.channel);
@@ -140,10 +152,10 @@ impl ChunkBuilder {
 
     /// Completes the chunk; it can be written until the next message is taken.
     pub(super) fn seal(&mut self) -> std::io::Result<Sealed<'_>> {
-        let crc = crc32fast::hash(&self.body);
+        let body_crc = Crc::of(&self.body);
         let len = self.body.len() as u64;
         let info = match self.compression {
-            ChunkCompression::None => self.frame(ChunkCompression::None, crc, (len, len)),
+            ChunkCompression::None => self.frame(ChunkCompression::None, body_crc, (len, len)),
             ChunkCompression::Lz4 => {
                 self.packed.clear();
                 let info = FrameInfo::new().block_size(BlockSize::Max256KB);
@@ -151,17 +163,19 @@ impl ChunkBuilder {
                 encoder.write_all(&self.body)?;
                 encoder.finish()?;
                 let packed = self.packed.len() as u64;
-                self.frame(ChunkCompression::Lz4, crc, (len, packed))
+                self.frame(ChunkCompression::Lz4, body_crc, (len, packed))
             }
+        };
+        let (data, data_crc) = match info.compression {
+            ChunkCompression::None => (&self.body, body_crc),
+            ChunkCompression::Lz4 => (&self.packed, Crc::of(&self.packed)),
         };
         Ok(Sealed {
             head: &self.head,
-            data: match info.compression {
-                ChunkCompression::None => &self.body,
-                ChunkCompression::Lz4 => &self.packed,
-            },
+            data,
             tail: &self.tail,
             info,
+            crc: Crc::of(&self.head).then(data_crc).and(&self.tail),
         })
     }
 
@@ -172,15 +186,14 @@ impl ChunkBuilder {
         lost_before: u64,
         payload: &'a [u8],
     ) -> Sealed<'a> {
-        self.note(head, lost_before, 0);
+        self.note(head, lost_before, 0, payload.len());
         let mut before = std::mem::take(&mut self.body);
         before.clear();
         head.write(&mut before, payload.len());
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&before);
-        hasher.update(payload);
+        let payload_crc = Crc::of(payload);
         let len = (before.len() + payload.len()) as u64;
-        let info = self.frame(ChunkCompression::None, hasher.finalize(), (len, len));
+        let body_crc = Crc::of(&before).then(payload_crc);
+        let info = self.frame(ChunkCompression::None, body_crc, (len, len));
         self.head.extend_from_slice(&before);
         before.clear();
         self.body = before;
@@ -189,6 +202,7 @@ impl ChunkBuilder {
             data: payload,
             tail: &self.tail,
             info,
+            crc: Crc::of(&self.head).then(payload_crc).and(&self.tail),
         }
     }
 
@@ -197,7 +211,7 @@ impl ChunkBuilder {
     fn frame(
         &mut self,
         compression: ChunkCompression,
-        crc: u32,
+        body_crc: Crc,
         (uncompressed_bytes, compressed_bytes): (u64, u64),
     ) -> ChunkInfo {
         let (start_ns, end_ns) = self.bounds.take().unwrap_or_default();
@@ -209,7 +223,7 @@ impl ChunkBuilder {
         out.extend_from_slice(&start_ns.to_le_bytes());
         out.extend_from_slice(&end_ns.to_le_bytes());
         out.extend_from_slice(&uncompressed_bytes.to_le_bytes());
-        out.extend_from_slice(&crc.to_le_bytes());
+        out.extend_from_slice(&body_crc.value.to_le_bytes());
         format::text(out, name);
         out.extend_from_slice(&compressed_bytes.to_le_bytes());
 
@@ -217,10 +231,12 @@ impl ChunkBuilder {
         let mut shares = Vec::with_capacity(self.used.len());
         for channel in self.used.drain(..) {
             let index = &mut self.indexes[usize::from(channel)];
+            let Sums { bytes, lost } = std::mem::take(&mut self.sums[usize::from(channel)]);
             shares.push(Share {
                 channel,
                 messages: index.len() as u64 / INDEX_ENTRY_BYTES,
-                lost: std::mem::take(&mut self.lost[usize::from(channel)]),
+                bytes,
+                lost,
                 index_at: self.tail.len() as u64,
             });
             format::record(&mut self.tail, op::MESSAGE_INDEX, |out| {

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use super::channel::{Channel, SchemaRecord};
-use super::reader::BagReader;
+use super::reader::{BagReader, gap, slot};
 use super::recorder::{Message, Recorder, Target};
 use super::{BagError, summary};
 use crate::codec::{Codec, MsgPackCodec};
@@ -22,7 +22,7 @@ pub enum To {
     Json,
 }
 
-/// What came of it.
+/// What came of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Converted {
     /// Messages that were written.
@@ -33,7 +33,7 @@ pub struct Converted {
     pub first_invalid: Option<String>,
     /// Topics whose messages kept their bytes, for their form is not known.
     pub unchanged: Vec<String>,
-    /// Parts of the file that were left out, for they are damaged.
+    /// Parts of the file that were left out, for they are damaged or cannot be uncompressed.
     pub damages: Vec<String>,
 }
 
@@ -51,71 +51,95 @@ struct Place {
     form: Form,
 }
 
-/// Records all messages of a file again. What is damaged is left out.
-///
-/// # Errors
-/// What the system says of reading or writing.
-pub fn convert<R: Read, T: Target>(
-    reader: &mut BagReader<R>,
-    recorder: &mut Recorder<T>,
+/// Records the messages of files again, which together are one recording.
+#[derive(Debug, Default)]
+pub struct Converter {
     to: To,
-) -> Result<Converted, BagError> {
-    let mut converted = Converted::default();
-    let mut places: Vec<Option<Place>> = Vec::new();
-    let mut json = Vec::new();
-    loop {
-        let message = match reader.next_message() {
-            Ok(Some(message)) => message,
-            Ok(None) => break,
-            Err(error) => {
-                if matches!(error, BagError::Io { .. }) {
-                    return Err(error);
-                }
-                if converted.damages.len() < summary::DAMAGES_MAX {
-                    converted.damages.push(error.to_string());
-                }
-                if error.is_fatal() {
-                    break;
-                }
-                continue;
-            }
-        };
-        let idx = usize::from(message.number);
-        if places.len() <= idx {
-            places.resize_with(idx + 1, || None);
-        }
-        let place = match &mut places[idx] {
-            Some(place) => place,
-            none => none.insert(place(message.channel, recorder, to, &mut converted)?),
-        };
-        json.clear();
-        if let Err(reason) = place.form.write(message.payload, &mut json) {
-            converted.invalid += 1;
-            let topic = &message.channel.topic;
-            let sequence = message.sequence;
-            converted
-                .first_invalid
-                .get_or_insert_with(|| format!("message {sequence} on {topic}: {reason}"));
-            continue;
-        }
-        converted.messages += 1;
-        recorder.record(&Message {
-            channel: place.channel,
-            sequence: u64::from(message.sequence),
-            log_ns: message.log_ns,
-            publish_ns: message.publish_ns,
-            lost_before: message.lost_before,
-            payload: place.form.payload(message.payload, &json),
-        })?;
-    }
-    recorder.finish()?;
-    Ok(converted)
+    /// The sequence that would be next, of each channel of the other file.
+    next: Vec<Option<u32>>,
+    json: Vec<u8>,
 }
 
-/// Adds a channel to the other file.
+impl Converter {
+    /// Makes this of messages.
+    #[must_use]
+    pub fn new(to: To) -> Self {
+        Self {
+            to,
+            ..Self::default()
+        }
+    }
+
+    /// Records all messages of a file. What is damaged is left out.
+    ///
+    /// # Errors
+    /// What the system says of reading or writing.
+    pub fn add<R: Read, T: Target>(
+        &mut self,
+        reader: &mut BagReader<R>,
+        recorder: &mut Recorder<T>,
+    ) -> Result<Converted, BagError> {
+        let mut converted = Converted::default();
+        let mut places: Vec<Option<Place>> = Vec::new();
+        let known = recorder.counts().count();
+        loop {
+            let message = match reader.next_message() {
+                Ok(Some(message)) => message,
+                Ok(None) => return Ok(converted),
+                Err(error) => {
+                    if matches!(error, BagError::Io { .. }) {
+                        return Err(error);
+                    }
+                    if converted.damages.len() < summary::DAMAGES_MAX {
+                        converted.damages.push(error.to_string());
+                    }
+                    if error.is_fatal() {
+                        return Ok(converted);
+                    }
+                    continue;
+                }
+            };
+            let place = match slot(&mut places, message.number) {
+                Some(place) => place,
+                none => {
+                    let channel = message.channel;
+                    none.insert(place(channel, recorder, known, self.to, &mut converted)?)
+                }
+            };
+            // Also of what is missing between two files.
+            let lost_before = match message.channel.publisher {
+                Some(_) => gap(slot(&mut self.next, place.channel), message.sequence),
+                None => 0,
+            };
+            self.json.clear();
+            if let Err(reason) = place.form.write(message.payload, &mut self.json) {
+                converted.invalid += 1;
+                let topic = &message.channel.topic;
+                let sequence = message.sequence;
+                converted
+                    .first_invalid
+                    .get_or_insert_with(|| format!("message {sequence} on {topic}: {reason}"));
+                continue;
+            }
+            converted.messages += 1;
+            recorder.record(&Message {
+                channel: place.channel,
+                sequence: u64::from(message.sequence),
+                log_ns: message.log_ns,
+                publish_ns: message.publish_ns,
+                lost_before,
+                payload: place.form.payload(message.payload, &self.json),
+            })?;
+        }
+    }
+}
+
+/// Where a channel is in the other file. It is added, unless it is one of the first `known`, which
+/// files before had.
 fn place<T: Target>(
     channel: &Channel,
     recorder: &mut Recorder<T>,
+    known: usize,
     to: To,
     converted: &mut Converted,
 ) -> Result<Place, BagError> {
@@ -128,7 +152,14 @@ fn place<T: Target>(
             (channel.clone(), Form::Same)
         }),
     };
-    let channel = recorder.add(channel)?;
+    let before = (1_u16..).zip(recorder.counts().take(known));
+    let mut ids = before.filter_map(|(id, (known, _))| (*known == channel).then_some(id));
+    let found = ids.next();
+    drop(ids);
+    let channel = match found {
+        Some(id) => id,
+        None => recorder.add(channel)?,
+    };
     Ok(Place { channel, form })
 }
 

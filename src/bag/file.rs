@@ -2,7 +2,7 @@
 //!
 //! After each call the file is whole but for its summary: what could be written in part only is cut
 //! off again. So a process that is killed leaves all chunks that were written, and a full disk a
-//! file with a summary: chunks at the end make room for it.
+//! file with a summary: chunks at the end make room for it, and are lost messages.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Seek as _, SeekFrom, Write as _};
@@ -10,8 +10,10 @@ use std::os::unix::fs::MetadataExt as _;
 
 use mcap::records::op;
 
+use super::LOSSES;
 use super::channel::Channel;
 use super::chunk::{ChunkInfo, Sealed};
+use super::crc::Crc;
 use super::format::{self, ChannelRecord};
 use crate::limits::{BAG_CHUNKS_PER_FILE_MAX, NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
 
@@ -84,6 +86,25 @@ impl Storage for Vec<u8> {
 struct Chunk {
     info: ChunkInfo,
     offset: u64,
+    /// Of the file before the chunk and the definitions that were written with it.
+    crc_before: Crc,
+    len_before: u64,
+}
+
+/// What a file has of a channel.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct FileCount {
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    pub(super) lost: u64,
+}
+
+/// What came of ending a file.
+#[derive(Debug)]
+pub(super) struct Finished<S> {
+    pub(super) storage: io::Result<S>,
+    /// Chunks that made room for the summary.
+    pub(super) dropped: Vec<ChunkInfo>,
 }
 
 /// A file that is being written.
@@ -92,13 +113,15 @@ pub(super) struct BagFile<S> {
     storage: S,
     /// Bytes that are whole.
     len: u64,
+    /// Of all that was written.
+    crc: Crc,
     schemas: Definitions,
     channels: Definitions,
     chunks: Vec<Chunk>,
     /// Channels of all chunks together.
     share_count: usize,
-    /// Messages in it, and those lost just before them, of each channel.
-    counts: Vec<(u64, u64)>,
+    /// Of each channel.
+    counts: Vec<FileCount>,
     /// Name and place of each metadata record.
     metadata: Vec<(&'static str, (u64, u64))>,
     /// Definitions that go before the next chunk.
@@ -135,6 +158,7 @@ impl<S: Storage> BagFile<S> {
         Ok(Self {
             storage,
             len: bytes.len() as u64,
+            crc: Crc::of(&bytes),
             schemas: Definitions::default(),
             channels: Definitions::default(),
             chunks: Vec::new(),
@@ -198,30 +222,45 @@ impl<S: Storage> BagFile<S> {
     /// Appends a chunk, whose channels are defined.
     pub(super) fn write_chunk(&mut self, chunk: &Sealed<'_>) -> io::Result<()> {
         let pending = std::mem::take(&mut self.pending);
-        let written = self.append(&[&pending, chunk.head, chunk.data, chunk.tail]);
+        let (crc_before, len_before) = (self.crc, self.len);
+        let crc = Crc::of(&pending).then(chunk.crc);
+        let written = self.append(&[&pending, chunk.head, chunk.data, chunk.tail], crc);
         self.pending = pending;
         let offset = written? + self.pending.len() as u64;
         self.pending.clear();
         for share in &chunk.info.shares {
-            let idx = usize::from(share.channel);
-            if self.counts.len() <= idx {
-                self.counts.resize(idx + 1, (0, 0));
-            }
-            let (messages, lost) = &mut self.counts[idx];
-            *messages += share.messages;
-            *lost += share.lost;
+            let count = self.count(share.channel);
+            count.messages += share.messages;
+            count.bytes += share.bytes;
+            count.lost += share.lost;
         }
         self.share_count += chunk.info.shares.len();
-        let info = chunk.info.clone();
-        self.chunks.push(Chunk { info, offset });
+        self.chunks.push(Chunk {
+            info: chunk.info.clone(),
+            offset,
+            crc_before,
+            len_before,
+        });
         Ok(())
     }
 
-    /// Channels with messages here: how many, and how many were lost before them.
-    pub(super) fn counts(&self) -> impl Iterator<Item = (u16, u64, u64)> {
-        let numbered = (0_u16..).zip(&self.counts);
-        let all = numbered.map(|(channel, (messages, lost))| (channel, *messages, *lost));
-        all.filter(|(_, messages, lost)| messages + lost > 0)
+    fn count(&mut self, channel: u16) -> &mut FileCount {
+        let idx = usize::from(channel);
+        if self.counts.len() <= idx {
+            self.counts.resize(idx + 1, FileCount::default());
+        }
+        &mut self.counts[idx]
+    }
+
+    /// Takes note of messages that will not be in the file. Their channel is defined.
+    pub(super) fn note_lost(&mut self, channel: u16, messages: u64) {
+        self.count(channel).lost += messages;
+    }
+
+    /// Channels with messages here, or lost ones.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (u16, FileCount)> {
+        let numbered = (0_u16..).zip(self.counts.iter().copied());
+        numbered.filter(|(_, count)| count.messages + count.lost > 0)
     }
 
     /// Appends texts under a name.
@@ -235,13 +274,13 @@ impl<S: Storage> BagFile<S> {
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_str()));
         format::metadata(&mut record, name, entries);
-        let offset = self.append(&[&record])?;
+        let offset = self.append(&[&record], Crc::of(&record))?;
         self.metadata.push((name, (offset, record.len() as u64)));
         Ok(())
     }
 
-    /// Appends all of it or nothing; where it begins.
-    fn append(&mut self, pieces: &[&[u8]]) -> io::Result<u64> {
+    /// Appends all of it, which has that checksum, or nothing; where it begins.
+    fn append(&mut self, pieces: &[&[u8]], crc: Crc) -> io::Result<u64> {
         let offset = self.len;
         if let Err(error) = self.storage.append(pieces) {
             // Else the rubble is at the end, where readers expect it of a recording cut off.
@@ -249,42 +288,66 @@ impl<S: Storage> BagFile<S> {
             return Err(error);
         }
         self.len += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        self.crc = self.crc.then(crc);
         Ok(offset)
     }
 
-    /// Writes the summary and gives the storage back. Chunks at the end give way if there is no
-    /// room; how many messages these had.
-    pub(super) fn finish(mut self) -> (Result<S, io::Error>, u64) {
-        let mut dropped = 0;
-        loop {
-            let summary = self.summary();
-            let Err(error) = self.append(&[&summary]) else {
-                return (Ok(self.storage), dropped);
-            };
-            let Some(last) = self.chunks.pop() else {
-                return (Err(error), dropped);
+    /// Writes what `losses` says and the summary. Chunks at the end give way if there is no room.
+    pub(super) fn finish(mut self, losses: impl Fn(&Self) -> Vec<(String, String)>) -> Finished<S> {
+        let mut dropped = Vec::new();
+        let storage = loop {
+            let end = self.end(Some(&losses(&self)));
+            let Err(error) = self.append(&[&end], Crc::default()) else {
+                break Ok(self.storage);
             };
             if !matches!(
                 super::BagError::writing(copy(&error)),
                 super::BagError::Full
-            ) || self.storage.cut(last.offset).is_err()
-            {
-                return (Err(error), dropped);
+            ) {
+                break Err(error);
             }
-            self.len = last.offset;
+            let Some(last) = self.chunks.pop() else {
+                // There may be room for a summary of nothing.
+                self.pending.clear();
+                let end = self.end(None);
+                let ended = self.append(&[&end], Crc::default());
+                break ended.map(|_| self.storage);
+            };
+            if let Err(error) = self.storage.cut(last.len_before) {
+                break Err(error);
+            }
+            (self.len, self.crc) = (last.len_before, last.crc_before);
             self.metadata
-                .retain(|(_, (offset, _))| *offset < last.offset);
+                .retain(|(_, (offset, _))| *offset < last.len_before);
+            // What described its channels may have gone with it.
+            self.pending = [&*self.schemas.records, &self.channels.records].concat();
             for share in &last.info.shares {
-                self.counts[usize::from(share.channel)].0 -= share.messages;
-                dropped += share.messages;
+                let count = self.count(share.channel);
+                count.messages -= share.messages;
+                count.bytes -= share.bytes;
+                count.lost += share.messages;
             }
-        }
+            dropped.push(last.info);
+        };
+        Finished { storage, dropped }
     }
 
-    /// All that is behind the data.
-    fn summary(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        format::record(&mut out, op::DATA_END, |out| out.extend_from_slice(&[0; 4]));
+    /// The end of the data and all that is behind it.
+    fn end(&self, losses: Option<&[(String, String)]>) -> Vec<u8> {
+        let mut out = self.pending.clone();
+        let mut metadata = self.metadata.clone();
+        if let Some(losses) = losses {
+            let at = out.len();
+            let losses = losses.iter();
+            let texts = losses.map(|(key, value)| (key.as_str(), value.as_str()));
+            format::metadata(&mut out, LOSSES, texts);
+            let place = (self.len + at as u64, (out.len() - at) as u64);
+            metadata.push((LOSSES, place));
+        }
+        let crc = self.crc.and(&out).value;
+        format::record(&mut out, op::DATA_END, |out| {
+            out.extend_from_slice(&crc.to_le_bytes());
+        });
         let start = out.len();
         let mut groups: Vec<(u8, usize, usize)> = Vec::new();
         let mut group = |out: &mut Vec<u8>, opcode: u8, write: &dyn Fn(&mut Vec<u8>)| {
@@ -300,12 +363,14 @@ impl<S: Storage> BagFile<S> {
         group(&mut out, op::CHANNEL, &|out| {
             out.extend_from_slice(&self.channels.records)
         });
-        group(&mut out, op::STATISTICS, &|out| self.statistics(out));
+        group(&mut out, op::STATISTICS, &|out| {
+            self.statistics(out, metadata.len());
+        });
         group(&mut out, op::CHUNK_INDEX, &|out| {
             self.chunks.iter().for_each(|chunk| chunk_index(out, chunk));
         });
         group(&mut out, op::METADATA_INDEX, &|out| {
-            for (name, place) in &self.metadata {
+            for (name, place) in &metadata {
                 format::metadata_index(out, name, *place);
             }
         });
@@ -326,24 +391,24 @@ impl<S: Storage> BagFile<S> {
         out
     }
 
-    fn statistics(&self, out: &mut Vec<u8>) {
+    fn statistics(&self, out: &mut Vec<u8>, metadata_count: usize) {
         let start_ns = self.chunks.iter().map(|chunk| chunk.info.start_ns).min();
         let end_ns = self.chunks.iter().map(|chunk| chunk.info.end_ns).max();
         #[allow(clippy::cast_possible_truncation)] // bounded by the limits
         format::record(out, op::STATISTICS, |out| {
-            let messages = self.counts().map(|(_, messages, _)| messages).sum::<u64>();
+            let messages = self.counts().map(|(_, count)| count.messages).sum::<u64>();
             out.extend_from_slice(&messages.to_le_bytes());
             out.extend_from_slice(&(self.schemas.count as u16).to_le_bytes());
             out.extend_from_slice(&self.channels.count.to_le_bytes());
             out.extend_from_slice(&0_u32.to_le_bytes());
-            out.extend_from_slice(&(self.metadata.len() as u32).to_le_bytes());
+            out.extend_from_slice(&(metadata_count as u32).to_le_bytes());
             out.extend_from_slice(&(self.chunks.len() as u32).to_le_bytes());
             out.extend_from_slice(&start_ns.unwrap_or(0).to_le_bytes());
             out.extend_from_slice(&end_ns.unwrap_or(0).to_le_bytes());
             format::map(out, |out| {
-                for (channel, messages, _) in self.counts() {
+                for (channel, count) in self.counts() {
                     out.extend_from_slice(&channel.to_le_bytes());
-                    out.extend_from_slice(&messages.to_le_bytes());
+                    out.extend_from_slice(&count.messages.to_le_bytes());
                 }
             });
         });

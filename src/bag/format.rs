@@ -70,6 +70,15 @@ pub(super) fn header(out: &mut Vec<u8>) {
     });
 }
 
+/// True if a file that begins with these bytes, some tens of them, was written here.
+#[must_use]
+pub fn is_ours(beginning: &[u8]) -> bool {
+    let header = beginning.strip_prefix(mcap::MAGIC);
+    // Its kind and length, no profile, and the length of the program's name.
+    let program = header.and_then(|header| header.get(RECORD_HEAD_BYTES + 4 + 4..));
+    program.is_some_and(|program| program.starts_with(b"shmesh "))
+}
+
 /// What describes the messages of channels.
 pub(super) fn schema(out: &mut Vec<u8>, id: u16, name: &str, encoding: &str, data: &[u8]) {
     record(out, op::SCHEMA, |out| {

@@ -5,6 +5,7 @@
 //! | `channel` | what a topic's messages are, in our words and in MCAP's |
 //! | `format` | records of a file, as bytes |
 //! | `chunk` | messages that are written at once |
+//! | `crc` | checksums of parts, and of the whole they make |
 //! | `file` | one file: chunks, and the summary that makes it quick to open |
 //! | `recorder` | which message goes into which file; the last seconds of a ring; losses |
 //! | `reader` | messages of a file, whoever wrote it, also of one that was cut off |
@@ -27,6 +28,7 @@
 mod channel;
 mod chunk;
 mod convert;
+mod crc;
 mod file;
 mod format;
 mod parse;
@@ -40,8 +42,9 @@ mod summary;
 use std::io;
 
 pub use self::channel::{Channel, SchemaRecord};
-pub use self::convert::{Converted, To, convert};
+pub use self::convert::{Converted, Converter, To};
 pub use self::file::Storage;
+pub use self::format::is_ours;
 pub use self::reader::{BagReader, Ending, Recorded};
 pub use self::recorder::{Config, Count, Message, Recorder, Saved, Split, Target};
 pub use self::remap::{Remap, Rename};
@@ -75,9 +78,7 @@ pub enum BagError {
     NotABag,
     /// A part of the file that is not as it was written. Reading can go on behind it unless
     /// `is_fatal`.
-    #[error(
-        "the recording is damaged at byte {at}: {reason}; `mesh bag convert` saves what can be read"
-    )]
+    #[error("the recording is damaged at byte {at}: {reason}")]
     Damaged {
         /// Where, in bytes from the start.
         at: u64,

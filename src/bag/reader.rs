@@ -133,7 +133,7 @@ impl Definitions {
     }
 }
 
-fn slot<T>(all: &mut Vec<Option<T>>, id: u16) -> &mut Option<T> {
+pub(super) fn slot<T>(all: &mut Vec<Option<T>>, id: u16) -> &mut Option<T> {
     let idx = usize::from(id);
     if all.len() <= idx {
         all.resize_with(idx + 1, || None);
@@ -142,7 +142,7 @@ fn slot<T>(all: &mut Vec<Option<T>>, id: u16) -> &mut Option<T> {
 }
 
 /// Numbers between the one that was expected and this one.
-fn gap(next: &mut Option<u32>, sequence: u32) -> u64 {
+pub(super) fn gap(next: &mut Option<u32>, sequence: u32) -> u64 {
     let gap = next.map_or(0, |next| sequence.wrapping_sub(next));
     *next = Some(sequence.wrapping_add(1));
     // Half of all numbers: behind, not ahead.

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::io;
 
 use super::channel::Channel;
-use super::chunk::{ChunkBuilder, ChunkCompression, Sealed};
-use super::file::{BagFile, Storage};
+use super::chunk::{ChunkBuilder, ChunkCompression, Sealed, Share};
+use super::file::{BagFile, FileCount, Finished, Storage};
 use super::format::MessageHead;
 use super::ring::Ring;
 use super::{BagError, LOSSES};
@@ -82,16 +82,28 @@ pub struct Message<'a> {
 /// What came of a publisher's messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Messages that were recorded.
+    /// Messages that were taken.
+    pub taken: u64,
+    /// Bytes of their payloads.
+    pub taken_bytes: u64,
+    /// Messages that are in a file.
     pub recorded: u64,
-    /// Their bytes.
+    /// Bytes of their payloads.
     pub bytes: u64,
     /// Messages that were lost.
     pub lost: u64,
 }
 
+impl Count {
+    /// A file has these.
+    const fn add(&mut self, share: &Share) {
+        self.recorded += share.messages;
+        self.bytes += share.bytes;
+    }
+}
+
 /// A file of the last seconds that was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Saved {
     /// Which file.
     pub number: u32,
@@ -101,6 +113,8 @@ pub struct Saved {
     pub bytes: u64,
     /// True if there was no memory for all of the last seconds.
     pub is_short: bool,
+    /// Why it has not all of them.
+    pub failure: Option<BagError>,
 }
 
 #[derive(Debug)]
@@ -132,8 +146,8 @@ pub struct Recorder<T: Target> {
     by_publisher: HashMap<(NodeId, u32), u16>,
     counts: Vec<Count>,
     chunk: ChunkBuilder,
-    /// Messages that were taken and could not be written.
-    unwritten: u64,
+    /// Messages of each channel that could not be written, and those lost before them.
+    missing: Vec<u64>,
     /// Bytes of the files before this one.
     bytes_before: u64,
     /// When losses were noted last.
@@ -170,7 +184,7 @@ impl<T: Target> Recorder<T> {
             schemas: Vec::new(),
             by_publisher: HashMap::new(),
             counts: Vec::new(),
-            unwritten: 0,
+            missing: Vec::new(),
             bytes_before: 0,
             looked_ns: 0,
         })
@@ -208,6 +222,7 @@ impl<T: Target> Recorder<T> {
         self.channels.push(channel);
         self.schema_ids.push(schema_id);
         self.counts.push(Count::default());
+        self.missing.push(0);
         Ok(id)
     }
 
@@ -226,16 +241,18 @@ impl<T: Target> Recorder<T> {
         self.counts
             .iter()
             .fold(Count::default(), |sum, count| Count {
+                taken: sum.taken + count.taken,
+                taken_bytes: sum.taken_bytes + count.taken_bytes,
                 recorded: sum.recorded + count.recorded,
                 bytes: sum.bytes + count.bytes,
                 lost: sum.lost + count.lost,
             })
     }
 
-    /// Messages that were taken, but could not be written.
+    /// Where its files come from.
     #[must_use]
-    pub fn unwritten(&self) -> u64 {
-        self.unwritten
+    pub fn target(&self) -> &T {
+        &self.target
     }
 
     /// Files that were begun.
@@ -262,8 +279,8 @@ impl<T: Target> Recorder<T> {
     #[inline]
     pub fn record(&mut self, message: &Message<'_>) -> Result<(), BagError> {
         let count = &mut self.counts[usize::from(message.channel) - 1];
-        count.recorded += 1;
-        count.bytes += message.payload.len() as u64;
+        count.taken += 1;
+        count.taken_bytes += message.payload.len() as u64;
         count.lost += message.lost_before;
         #[allow(clippy::cast_possible_truncation)] // MCAP has 32 bits; readers count gaps with them
         let head = MessageHead {
@@ -273,14 +290,10 @@ impl<T: Target> Recorder<T> {
             publish_ns: message.publish_ns,
         };
         let is_alone = message.payload.len() >= BAG_ALONE_BYTES && !self.config.is_compressed;
-        let made_room = match (self.is_split_due(message), is_alone) {
-            (true, _) => self.split(),
-            (false, true) => self.flush(),
-            (false, false) => Ok(()),
-        };
-        if let Err(error) = made_room {
-            self.unwritten += 1;
-            return Err(error);
+        match (self.is_split_due(message), is_alone) {
+            (true, _) => self.split()?,
+            (false, true) => self.flush()?,
+            (false, false) => {}
         }
         if is_alone {
             return self.write(Some((&head, message.lost_before, message.payload)));
@@ -341,8 +354,7 @@ impl<T: Target> Recorder<T> {
             if let Out::File { file, .. } = &self.out
                 && file.is_gone()
             {
-                self.out = Out::Over;
-                return Err(BagError::Vanished);
+                return self.end_file();
             }
         }
         if let Out::Ring(ring) = &mut self.out {
@@ -377,10 +389,16 @@ impl<T: Target> Recorder<T> {
             }
             Out::Over => Err(io::ErrorKind::StorageFull.into()),
         };
-        let messages: u64 = sealed.info.shares.iter().map(|share| share.messages).sum();
+        for share in &sealed.info.shares {
+            let idx = usize::from(share.channel) - 1;
+            match (&written, &self.out) {
+                (Ok(()), Out::File { .. }) => self.counts[idx].add(share),
+                (Ok(()), _) => {}
+                (Err(_), _) => self.missing[idx] += share.messages + share.lost,
+            }
+        }
         self.chunk.clear(self.config.chunk_bytes);
         written.map_err(|error| {
-            self.unwritten += messages;
             // What there is becomes a whole file; the error that comes first is the one that tells.
             let _ = self.end_file();
             BagError::writing(error)
@@ -409,27 +427,39 @@ impl<T: Target> Recorder<T> {
         let Out::File { mut file, .. } = std::mem::replace(&mut self.out, Out::Over) else {
             return Ok(());
         };
-        // A full disk has no room for it; the sequences tell as much.
-        let entries = losses(&file, &self.channels);
-        let _ = file.write_metadata(LOSSES, &entries);
-        let is_gone = file.is_gone();
-        self.bytes_before += file.len();
-        let (finished, dropped) = file.finish();
-        self.unwritten += dropped;
-        finished.map_err(BagError::writing)?;
-        if is_gone {
+        if file.is_gone() {
+            for (id, count) in file.counts() {
+                let total = &mut self.counts[usize::from(id) - 1];
+                total.recorded -= count.messages;
+                total.bytes -= count.bytes;
+            }
             return Err(BagError::Vanished);
         }
-        if dropped > 0 {
+        for ((channel, id), missing) in self.channels.iter().zip(1..).zip(&self.missing) {
+            if *missing > 0 {
+                file.define(id, channel, self.schema_ids[usize::from(id) - 1]);
+                file.note_lost(id, *missing);
+            }
+        }
+        self.bytes_before += file.len();
+        let Finished { storage, dropped } = file.finish(|file| losses(file, &self.channels));
+        for share in dropped.iter().flat_map(|chunk| &chunk.shares) {
+            let total = &mut self.counts[usize::from(share.channel) - 1];
+            total.recorded -= share.messages;
+            total.bytes -= share.bytes;
+        }
+        storage.map_err(BagError::writing)?;
+        if !dropped.is_empty() {
             return Err(BagError::Full);
         }
         Ok(())
     }
 
-    /// Writes the last seconds into a file of their own. `None` if there was nothing to write.
+    /// Writes the last seconds into a file of their own, or as much of them as there is room for.
+    /// `None` if there was nothing to write.
     ///
     /// # Errors
-    /// What the system says; the recording goes on.
+    /// If there is no file. The recording goes on.
     pub fn save(&mut self, now_ns: u64) -> Result<Option<Saved>, BagError> {
         self.flush()?;
         let Out::Ring(ring) = &mut self.out else {
@@ -443,37 +473,41 @@ impl<T: Target> Recorder<T> {
         let storage = self.target.open(number).map_err(BagError::writing)?;
         self.files += 1;
         let mut file = BagFile::new(storage).map_err(BagError::writing)?;
-        let mut messages = 0;
-        let mut failed = None;
+        let mut written = 0;
+        let mut failure = None;
         for chunk in ring.chunks() {
             define(&mut file, &chunk, &self.channels, &self.schema_ids);
-            if let Err(error) = file.write_chunk(&chunk) {
-                failed = Some(error);
-                break;
+            match failure {
+                None => match file.write_chunk(&chunk) {
+                    Ok(()) => written += 1,
+                    Err(error) => failure = Some(error),
+                },
+                Some(_) => {}
             }
-            messages += chunk
-                .info
-                .shares
-                .iter()
-                .map(|share| share.messages)
-                .sum::<u64>();
+            if failure.is_some() {
+                let shares = &chunk.info.shares;
+                shares
+                    .iter()
+                    .for_each(|share| file.note_lost(share.channel, share.messages));
+            }
         }
-        let entries = losses(&file, &self.channels);
-        let _ = file.write_metadata(LOSSES, &entries);
         let bytes = file.len();
-        let is_short = ring.is_short();
-        let (finished, dropped) = file.finish();
-        let outcome = failed.map_or_else(|| finished.map(|_| ()), Err);
-        outcome.map_err(BagError::writing)?;
-        if dropped > 0 {
-            return Err(BagError::Full);
+        let Finished { storage, dropped } = file.finish(|file| losses(file, &self.channels));
+        let failure = failure.or(storage.err()).map(BagError::writing);
+        let failure = failure.or((!dropped.is_empty()).then_some(BagError::Full));
+        let kept = written - dropped.len();
+        let shares = ring.chunks().take(kept).flat_map(|chunk| chunk.info.shares);
+        let messages = shares.map(|share| share.messages).sum();
+        for share in ring.note_saved(kept) {
+            self.counts[usize::from(share.channel) - 1].add(share);
         }
         self.bytes_before += bytes;
         Ok(Some(Saved {
             number,
             messages,
             bytes,
-            is_short,
+            is_short: ring.is_short(),
+            failure,
         }))
     }
 
@@ -520,14 +554,14 @@ fn define<S: Storage>(
 
 /// What became of each publisher's messages, as far as this file shows it.
 fn losses<S: Storage>(file: &BagFile<S>, channels: &[Channel]) -> Vec<(String, String)> {
-    let of = |(id, recorded, lost): (u16, u64, u64)| {
+    let of = |(id, count): (u16, FileCount)| {
         let channel = &channels[usize::from(id) - 1];
         let publisher = channel.publisher.as_ref();
         let value = serde_json::json!({
             "topic": channel.topic,
             "node": publisher.map(|publisher| publisher.node_name.as_str()),
-            "recorded": recorded,
-            "lost": lost,
+            "recorded": count.messages,
+            "lost": count.lost,
         });
         (id.to_string(), value.to_string())
     };

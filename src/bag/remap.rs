@@ -34,14 +34,24 @@ impl FromStr for Rename {
     }
 }
 
-impl FromIterator<Rename> for Remap {
-    fn from_iter<T: IntoIterator<Item = Rename>>(renames: T) -> Self {
-        let pairs = renames.into_iter().map(|rename| (rename.old, rename.new));
-        Self(pairs.collect())
-    }
-}
-
 impl Remap {
+    /// All of these.
+    ///
+    /// # Errors
+    /// [`BagError::Option`] if a topic has two new names.
+    pub fn new(renames: impl IntoIterator<Item = Rename>) -> Result<Self, BagError> {
+        let mut names = BTreeMap::new();
+        for Rename { old, new } in renames {
+            let shown = name::escaped(&old);
+            if let Some(other) = names.insert(old, new.clone()).filter(|other| *other != new) {
+                return Err(BagError::Option(format!(
+                    "{shown} is to be sent as {other} and as {new}; choose one"
+                )));
+            }
+        }
+        Ok(Self(names))
+    }
+
     /// Under which name a topic is sent again. Names of other programs may have a slash in front.
     #[must_use]
     pub fn name<'a>(&'a self, topic: &'a str) -> &'a str {
@@ -68,7 +78,7 @@ mod tests {
     #[test]
     fn topics_are_renamed_with_and_without_a_slash() {
         let renames = ["/arm/left:=arm", "b:=/c/d"].map(|text| text.parse::<Rename>().unwrap());
-        let remap: Remap = renames.into_iter().collect();
+        let remap = Remap::new(renames).unwrap();
         for (old, new) in [
             ("arm/left", "arm"),
             ("/arm/left", "arm"),
@@ -78,6 +88,9 @@ mod tests {
             assert_eq!(remap.name(old), new);
         }
         assert_eq!(remap.unused(&["/b", "x"]).collect::<Vec<_>>(), ["arm/left"]);
+        let twice = ["a:=b", "/a:=c"].map(|text| text.parse::<Rename>().unwrap());
+        let error = Remap::new(twice).unwrap_err().to_string();
+        assert!(error.contains("as b and as c"), "{error}");
     }
 
     #[test]

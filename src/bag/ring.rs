@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::chunk::{ChunkInfo, Sealed};
+use super::chunk::{ChunkInfo, Sealed, Share};
+use super::crc::Crc;
 
 /// A chunk that is kept.
 #[derive(Debug)]
@@ -11,6 +12,9 @@ struct Kept {
     /// Where its message indexes begin in them.
     tail_at: usize,
     info: ChunkInfo,
+    crc: Crc,
+    /// True if a file has it.
+    is_saved: bool,
 }
 
 /// Chunks of the last seconds, and of no more than so many bytes.
@@ -58,6 +62,8 @@ impl Ring {
             tail_at: chunk.head.len() + chunk.data.len(),
             bytes,
             info: chunk.info.clone(),
+            crc: chunk.crc,
+            is_saved: false,
         });
     }
 
@@ -96,7 +102,18 @@ impl Ring {
             data: &[],
             tail: &kept.bytes[kept.tail_at..],
             info: kept.info.clone(),
+            crc: kept.crc,
         })
+    }
+
+    /// Takes note that a file has so many of the oldest; what no file had before.
+    pub(super) fn note_saved(&mut self, count: usize) -> impl Iterator<Item = &Share> {
+        let saved = self.chunks.iter_mut().take(count);
+        let new = saved.filter_map(|kept| {
+            let is_new = !std::mem::replace(&mut kept.is_saved, true);
+            is_new.then_some(&kept.info.shares)
+        });
+        new.flatten()
     }
 }
 

@@ -13,10 +13,10 @@ use super::reader::{BagReader, Definitions, Ending, damaged};
 use super::{BagError, LOSSES};
 use crate::limits::BAG_DEFINITIONS_BYTES_MAX;
 
-/// What a file has of one channel.
+/// What a file has of one channel, or all files of a recording.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChannelSummary {
-    /// Its number in the file.
+    /// Its number in the first file that has it.
     pub number: u16,
     /// What it is, and whose.
     pub channel: Channel,
@@ -67,6 +67,37 @@ impl Summary {
         }
         from.seek(SeekFrom::Start(0)).map_err(BagError::reading)?;
         Self::scan(BufReader::new(from), len)
+    }
+
+    /// Takes in what another file of the same recording has.
+    pub fn add(&mut self, other: Self) {
+        if self.messages == 0 {
+            (self.start_ns, self.end_ns) = (other.start_ns, other.end_ns);
+        } else if other.messages > 0 {
+            self.start_ns = self.start_ns.min(other.start_ns);
+            self.end_ns = self.end_ns.max(other.end_ns);
+        }
+        self.messages += other.messages;
+        self.chunks += other.chunks;
+        self.bytes += other.bytes;
+        self.is_cut |= other.is_cut;
+        self.damages.extend(other.damages);
+        if self.compression.is_empty() {
+            self.compression = other.compression;
+        }
+        for found in other.channels {
+            let mut known = self.channels.iter_mut();
+            match known.find(|known| known.channel == found.channel) {
+                None => self.channels.push(found),
+                Some(known) => {
+                    known.messages += found.messages;
+                    known.lost = match (known.lost, found.lost) {
+                        (Some(here), Some(there)) => Some(here + there),
+                        (here, there) => here.or(there),
+                    };
+                }
+            }
+        }
     }
 
     /// Reads all of it.

@@ -1,16 +1,17 @@
 //! `mesh bag convert`.
 
-use std::io::{BufReader, Write as _};
+use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::Failure;
-use super::files::{self, Files, InputArgs};
-use super::info::CUT;
+use super::files::{Files, Series};
+use super::input::{self, InputArgs, names_text};
 use super::units::{Size, Time};
-use crate::bag::{BagReader, Config, Converted, Ending, Recorder, Split, To, convert};
+use crate::bag::{BagError, Config, Converted, Converter, Ending, Recorder, Split, To};
 use crate::name::escaped;
 
 /// Write a recording anew: whole again after a crash, without damaged parts, compressed, split, or
@@ -21,9 +22,11 @@ Examples:
   mesh bag convert cut.mcap -o whole.mcap          repair
   mesh bag convert run.mcap -o small.mcap --compress
   mesh bag convert run.mcap -o run-json.mcap --to json
-  mesh bag convert run.mcap -o part --split-size 1GB
+  mesh bag convert run.mcap -o part --split-size 1GB   part.mcap, part_1.mcap, ...
+  mesh bag convert run.mcap run_*.mcap -o one          the files of one that was split
 
-Exit codes: 0 written, 1 failed, 2 wrong usage.")]
+Exit codes: 0 all of it was written, 1 failed, or something was left out (what can be read is
+written), 2 wrong usage.")]
 pub struct ConvertArgs {
     /// Which recording
     #[command(flatten)]
@@ -31,7 +34,8 @@ pub struct ConvertArgs {
     /// File to write
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
-    /// Write over files that are there
+    /// Write over a file that is there, and remove what would look like its parts: an older
+    /// FILE_1.mcap, ...
     #[arg(long)]
     pub overwrite: bool,
     /// What becomes of messages
@@ -66,24 +70,21 @@ pub enum ToArg {
 /// # Errors
 /// If one of them cannot be read or written.
 pub(super) fn run(args: &ConvertArgs) -> Result<(), Failure> {
-    let path = args.input.path()?;
-    let (file, len) = files::open(&path)?;
-    let file = BufReader::with_capacity(READ_BYTES, file);
-    let mut reader = BagReader::new(file, len).map_err(|error| files::of(&path, error))?;
-    let output = Files::new(Some(&args.output), 0, args.overwrite);
+    let paths = args.input.paths()?;
+    for path in &paths {
+        input::reader(path)?;
+    }
+    let output = Files::new(Some(&args.output), 0, Series::Parts, args.overwrite);
     let real = |path: &Path| path.canonicalize().ok();
-    let is_itself = real(&path).is_some_and(|path| real(&output.path(0)) == Some(path));
-    if is_itself {
+    let inputs: BTreeSet<PathBuf> = paths.iter().filter_map(|path| real(path)).collect();
+    let endangered = output.endangered();
+    let mut reals = endangered.iter().filter_map(|path| real(path));
+    if reals.any(|path| inputs.contains(&path)) {
         return Err(Failure::usage(
-            "--output is the recording itself; name another file",
+            "--output is the recording itself, or one of its parts; name another file",
         ));
     }
-    if !args.overwrite && output.path(0).exists() {
-        return Err(Failure::usage(format!(
-            "{} is there already; name another with --output, or allow --overwrite",
-            output.path(0).display()
-        )));
-    }
+    output.check()?;
     let config = Config {
         is_compressed: args.compress,
         split: Split {
@@ -96,37 +97,80 @@ pub(super) fn run(args: &ConvertArgs) -> Result<(), Failure> {
         ToArg::Same => To::Same,
         ToArg::Json => To::Json,
     };
-    let written = |error| files::of(&output.path(0), error);
-    let mut recorder = Recorder::new(config, output.clone()).map_err(written)?;
-    let converted = convert(&mut reader, &mut recorder, to).map_err(written)?;
-    if reader.ending() == Some(Ending::Cut) {
-        eprintln!("note: {CUT}");
+    let at = output.at().to_owned();
+    let mut recorder = Recorder::new(config, output).map_err(|error| input::of(&at, error))?;
+    recorder.target().clear()?;
+    let whole = convert(&paths, &mut recorder, to)?;
+    let written = recorder.finish();
+    written.map_err(|error| input::of(recorder.target().at(), error))?;
+    say(args, recorder.target().begun(), &whole)?;
+    match left_out(&whole) {
+        None => Ok(()),
+        Some(text) => Err(anyhow::anyhow!("{text}; the rest is written").into()),
     }
-    say(args, &output.path(0), &recorder, &converted)
 }
 
-fn say(
-    args: &ConvertArgs,
-    path: &Path,
-    recorder: &Recorder<Files>,
-    converted: &Converted,
-) -> Result<(), Failure> {
-    for damage in &converted.damages {
-        eprintln!("warning: left out: {damage}");
+fn convert(
+    paths: &[PathBuf],
+    recorder: &mut Recorder<Files>,
+    to: To,
+) -> Result<Converted, Failure> {
+    let mut converter = Converter::new(to);
+    let mut whole = Converted::default();
+    for path in paths {
+        let mut reader = input::reader(path)?;
+        let converted = converter.add(&mut reader, recorder);
+        let converted = converted.map_err(|error| match &error {
+            BagError::Io { what: "read", .. } => input::of(path, error),
+            _ => input::of(recorder.target().at(), error),
+        })?;
+        let path = path.display();
+        if reader.ending() == Some(Ending::Cut) {
+            eprintln!(
+                "note: {path} has no end: its recorder was killed, or writes it still. All before \
+                 the cut is written"
+            );
+        }
+        for damage in &converted.damages {
+            eprintln!("warning: {path}: left out: {damage}");
+        }
+        for topic in &converted.unchanged {
+            let topic = escaped(topic);
+            eprintln!(
+                "warning: {topic} keeps its bytes: the recording does not say what is in them"
+            );
+        }
+        whole.messages += converted.messages;
+        whole.invalid += converted.invalid;
+        whole.first_invalid = whole.first_invalid.or(converted.first_invalid);
+        whole.damages.extend(converted.damages);
+        whole.unchanged.extend(converted.unchanged);
     }
-    if let Some(first) = &converted.first_invalid {
+    Ok(whole)
+}
+
+/// What was left out, if anything.
+fn left_out(converted: &Converted) -> Option<String> {
+    let damages = match converted.damages.len() {
+        0 => None,
+        1 => Some("a damaged part was left out".to_owned()),
+        count => Some(format!("{count} damaged parts were left out")),
+    };
+    let invalid = converted.first_invalid.as_ref().map(|first| {
         let invalid = converted.invalid;
-        eprintln!("warning: {invalid} messages left out, no values of their type; first {first}");
-    }
-    for topic in &converted.unchanged {
-        let topic = escaped(topic);
-        eprintln!("warning: {topic} keeps its bytes: the recording does not say what is in them");
-    }
+        format!("{invalid} messages were left out, no values of their type; first {first}")
+    });
+    let texts: Vec<String> = damages.into_iter().chain(invalid).collect();
+    (!texts.is_empty()).then(|| texts.join("; "))
+}
+
+fn say(args: &ConvertArgs, files: &[PathBuf], converted: &Converted) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     if args.json {
+        let names = files.iter().map(|path| path.display().to_string());
         let word = json!({
-            "file": path.display().to_string(),
-            "files": recorder.files(),
+            "file": files.first().map(|path| path.display().to_string()),
+            "files": names.collect::<Vec<_>>(),
             "messages": converted.messages,
             "invalid": converted.invalid,
             "damages": converted.damages,
@@ -134,15 +178,8 @@ fn say(
         });
         writeln!(out, "{word}")?;
     } else {
-        writeln!(
-            out,
-            "wrote {} messages to {}",
-            converted.messages,
-            path.display()
-        )?;
+        let messages = converted.messages;
+        writeln!(out, "wrote {messages} messages to {}", names_text(files))?;
     }
     Ok(out.flush()?)
 }
-
-/// Records are read through a buffer of so many bytes.
-const READ_BYTES: usize = 256 << 10;

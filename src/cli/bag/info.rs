@@ -1,13 +1,13 @@
 //! `mesh bag info`.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::files::{self, InputArgs};
+use super::input::{self, InputArgs, names_text};
 use super::units::{moment_text, size_text};
 use crate::bag::{ChannelSummary, Summary};
 use crate::name::escaped;
@@ -16,7 +16,8 @@ use crate::name::escaped;
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
-  mesh bag info                      the most recent record_*.mcap here
+  mesh bag info                      the most recent record_*.mcap here, with its parts
+  mesh bag info run.mcap run_*.mcap  all files of one that was split
   mesh bag info run1.mcap --json     for scripts
   mesh bag info run1.mcap --check    read all of it, and compare all checksums
 
@@ -38,33 +39,44 @@ pub struct InfoArgs {
 /// # Errors
 /// If it cannot be read, or is damaged.
 pub(super) fn run(args: &InfoArgs) -> Result<(), Failure> {
-    let path = args.input.path()?;
-    let (mut file, len) = files::open(&path)?;
-    let summary = Summary::read(&mut file, len, args.check);
-    let summary = summary.map_err(|error| files::of(&path, error))?;
+    let paths = args.input.paths()?;
+    let mut summary = Summary::default();
+    for path in &paths {
+        let (mut file, len) = input::open(path)?;
+        let of_file = Summary::read(&mut file, len, args.check);
+        let mut of_file = of_file.map_err(|error| input::of(path, error))?;
+        if of_file.is_cut {
+            eprintln!("note: {}: {CUT}; {REPAIR}", path.display());
+        }
+        for damage in &mut of_file.damages {
+            *damage = format!("{}: {damage}", path.display());
+        }
+        summary.add(of_file);
+    }
     let mut out = std::io::stdout().lock();
     match args.json {
-        true => writeln!(out, "{:#}", document(&path, &summary))?,
-        false => out.write_all(text(&path, &summary).as_bytes())?,
+        true => writeln!(out, "{:#}", document(&paths, &summary))?,
+        false => out.write_all(text(&paths, &summary).as_bytes())?,
     }
     out.flush()?;
-    if summary.is_cut {
-        eprintln!("note: {CUT}");
-    }
     match summary.damages.first() {
         None => Ok(()),
-        Some(first) => Err(anyhow::anyhow!("{}: {first}", path.display()).into()),
+        Some(first) => Err(anyhow::anyhow!("{first}; {REPAIR}").into()),
     }
 }
 
 /// What is to be known of a file without an end.
 pub(super) const CUT: &str = "the recording has no end: its recorder was killed, or writes it \
-    still. All before the cut is there; `mesh bag convert` makes it whole";
+    still. All before the cut is there";
 
-fn document(path: &Path, summary: &Summary) -> Value {
+/// What to do about it.
+pub(super) const REPAIR: &str = "`mesh bag convert` saves what can be read";
+
+fn document(paths: &[PathBuf], summary: &Summary) -> Value {
     let seconds = (summary.end_ns - summary.start_ns.min(summary.end_ns)) as f64 / 1e9;
     json!({
-        "file": path.display().to_string(),
+        "file": paths.first().map(|path| path.display().to_string()),
+        "files": paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
         "bytes": summary.bytes,
         "messages": summary.messages,
         "lost": lost(summary),
@@ -100,7 +112,7 @@ fn lost(summary: &Summary) -> Option<u64> {
     known.reduce(|a, b| a + b)
 }
 
-fn text(path: &Path, summary: &Summary) -> String {
+fn text(paths: &[PathBuf], summary: &Summary) -> String {
     #[allow(clippy::cast_precision_loss)] // for people
     let seconds = (summary.end_ns - summary.start_ns.min(summary.end_ns)) as f64 / 1e9;
     let lost = lost(summary).map_or_else(|| "unknown".into(), |lost| lost.to_string());
@@ -111,7 +123,7 @@ fn text(path: &Path, summary: &Summary) -> String {
     let cut = if summary.is_cut { ", cut off" } else { "" };
     let mut text = format!(
         "file:      {}{cut}\nsize:      {}\nduration:  {seconds:.3} s\n",
-        path.display(),
+        names_text(paths),
         size_text(summary.bytes),
     );
     if summary.messages > 0 {

@@ -2,8 +2,10 @@
 
 mod clock;
 mod convert;
+mod ending;
 mod files;
 mod info;
+mod input;
 mod keys;
 mod play;
 mod playing;

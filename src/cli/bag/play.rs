@@ -1,8 +1,8 @@
 //! `mesh bag play`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal as _, Write as _};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use serde_json::json;
 use shmesh_shm::monotonic_ns;
 
 use super::clock::{sleep_until, wait_until, wake_exactly};
-use super::files::{self, InputArgs};
-use super::info::CUT;
+use super::info::{CUT, REPAIR};
+use super::input::{self, InputArgs, names_text};
 use super::keys::{Key, Keys};
 use super::playing::{News, read_ahead};
 use super::progress::Progress;
@@ -31,10 +31,11 @@ use crate::topology::{Encoding, TopicType};
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
-  mesh bag play                             the most recent record_*.mcap here
+  mesh bag play                             the most recent record_*.mcap here, with its parts
+  mesh bag play run.mcap run_*.mcap         all files of one that was split
   mesh bag play run1.mcap --rate 0.5        at half the speed
   mesh bag play run1.mcap --start 1m --end 90s --loop
-  mesh bag play run1.mcap --topics 'arm/**' --remap arm/joint:=sim/joint
+  mesh bag play run1.mcap --topics 'arm/**' --topics pose --remap arm/joint:=sim/joint
   mesh bag play run1.mcap --immediate       as fast as it goes
 
 Keys on a terminal: space pauses, n sends the next message while it pauses, + and - change the
@@ -56,11 +57,11 @@ pub struct PlayArgs {
     /// Again and again
     #[arg(short = 'l', long = "loop")]
     pub is_loop: bool,
-    /// These topics alone; patterns are allowed
-    #[arg(long, value_name = "TOPIC|PATTERN", num_args = 1..)]
+    /// This topic alone, or those of a pattern; once for each, or with commas between them
+    #[arg(long, value_name = "TOPIC|PATTERN", value_delimiter = ',')]
     pub topics: Vec<String>,
-    /// Send a topic under another name
-    #[arg(long, value_name = "OLD:=NEW", num_args = 1..)]
+    /// Send a topic under another name; once for each
+    #[arg(long, value_name = "OLD:=NEW")]
     pub remap: Vec<Rename>,
     /// Do not wait between messages
     #[arg(long)]
@@ -79,6 +80,13 @@ pub struct PlayArgs {
     pub mesh: ReachArgs,
 }
 
+impl PlayArgs {
+    fn wants(&self, channel: &Channel) -> bool {
+        let is_it = |wanted: &String| name::matches(plain(wanted), plain(&channel.topic));
+        self.topics.is_empty() || self.topics.iter().any(is_it)
+    }
+}
+
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse::<f64>().ok();
     rate.filter(|rate| (RATE_MIN..=RATE_MAX).contains(rate))
@@ -90,37 +98,116 @@ fn rate(text: &str) -> Result<f64, String> {
 /// # Errors
 /// If the mesh or the file cannot be had, or the file is damaged.
 pub(super) fn run(args: &PlayArgs) -> Result<(), Failure> {
-    let path = args.input.path()?;
+    let remap = Remap::new(args.remap.iter().cloned());
+    let remap = remap.map_err(|error| Failure::usage(format!("--remap: {error}")))?;
+    let paths = args.input.paths()?;
     if args.paused && !std::io::stdin().is_terminal() {
         return Err(Failure::usage(
             "--paused needs a terminal, for the key that ends the pause",
         ));
     }
-    let (mut file, len) = files::open(&path)?;
-    let summary = Summary::read(&mut file, len, false);
-    let summary = summary.map_err(|error| files::of(&path, error))?;
+    let mut whole = Summary::default();
+    let mut summaries = Vec::new();
+    for path in &paths {
+        let (mut file, len) = input::open(path)?;
+        let summary = Summary::read(&mut file, len, false);
+        let summary = summary.map_err(|error| input::of(path, error))?;
+        whole.add(summary.clone());
+        summaries.push(summary);
+    }
+    check(args, &whole)?;
     let stops = Stops::listen()?;
     let node = args.mesh.join_blocking("bag-play")?;
-    let mut player = Player::new(args, &node, &summary, stops)?;
-    if player.publishers.is_empty() {
-        let path = path.display();
-        return Err(Failure::usage(format!(
-            "{path} has no such topic; `mesh bag info` lists them"
-        )));
+    let mut player = Player::new(args, whole.start_ns, stops)?;
+    let topics = whole.channels.iter().map(|found| &*found.channel.topic);
+    for unused in remap.unused(&topics.collect::<Vec<_>>()) {
+        let unused = escaped(unused);
+        eprintln!("warning: --remap: the recording has no topic {unused}");
+    }
+    for found in whole
+        .channels
+        .iter()
+        .filter(|found| args.wants(&found.channel))
+    {
+        explain(&node, &found.channel);
+    }
+    for (path, summary) in paths.iter().zip(&summaries) {
+        player.add(args, &node, &remap, path.clone(), summary)?;
     }
     player.wait_for_listeners(args.wait.0);
-    let outcome = player.play(args, &path);
+    let outcome = player.play(args);
     player.progress.clear();
-    let said = player.say(args, &path);
+    let said = player.say(args, &paths);
+    let sent = player.sent;
+    let is_told_to_end = player.stops.is_end();
     drop(player);
     node.close_blocking();
-    outcome.and(said)
+    outcome.and(said)?;
+    match sent > 0 || is_told_to_end {
+        true => Ok(()),
+        false => Err(Failure::usage(
+            "nothing was sent: the recording has no message of these topics between --start and \
+             --end",
+        )),
+    }
+}
+
+/// Refuses what the recording does not have, before anything is sent.
+fn check(args: &PlayArgs, whole: &Summary) -> Result<(), Failure> {
+    let topics = whole
+        .channels
+        .iter()
+        .map(|found| plain(&found.channel.topic));
+    let topics: BTreeSet<&str> = topics.collect();
+    if topics.is_empty() {
+        return Err(Failure::usage("the recording has no messages"));
+    }
+    for pattern in &args.topics {
+        name::check_pattern(pattern).map_err(|error| Failure::usage(error.to_string()))?;
+        if !topics
+            .iter()
+            .any(|topic| name::matches(plain(pattern), topic))
+        {
+            let all: Vec<String> = topics.iter().map(|topic| escaped(topic)).collect();
+            return Err(Failure::usage(format!(
+                "--topics {pattern}: the recording has no such topic; it has {}",
+                all.join(", ")
+            )));
+        }
+    }
+    let length = Duration::from_nanos(whole.end_ns.saturating_sub(whole.start_ns));
+    if args.start.0 > length {
+        return Err(Failure::usage(format!(
+            "--start {:?}: the recording is {length:?} long",
+            args.start.0
+        )));
+    }
+    if let Some(end) = args.end.filter(|end| end.0 < args.start.0) {
+        return Err(Failure::usage(format!(
+            "--end {:?} is before --start {:?}; both are counted from the first message",
+            end.0, args.start.0
+        )));
+    }
+    Ok(())
+}
+
+/// Names of other programs may have a slash in front.
+fn plain(topic: &str) -> &str {
+    topic.trim_start_matches('/')
+}
+
+/// A file that is played.
+struct Part {
+    path: PathBuf,
+    /// The publisher of each channel that is to be sent, by its number in the file.
+    of_channel: BTreeMap<u16, usize>,
 }
 
 struct Player {
+    parts: Vec<Part>,
     publishers: Vec<Publisher<Untyped>>,
-    /// The publisher of each channel that is to be sent, by its number in the file.
-    of_channel: BTreeMap<u16, usize>,
+    /// Where they are, by topic and type.
+    known: BTreeMap<(String, String), usize>,
     span: Span,
     first_ns: u64,
     schedule: Schedule,
@@ -137,62 +224,20 @@ struct Player {
 }
 
 impl Player {
-    fn new(args: &PlayArgs, node: &Node, summary: &Summary, stops: Stops) -> Result<Self, Failure> {
-        let remap: Remap = args.remap.iter().cloned().collect();
-        let topics: Vec<&str> = summary
-            .channels
-            .iter()
-            .map(|c| c.channel.topic.as_str())
-            .collect();
-        for unused in remap.unused(&topics) {
-            eprintln!(
-                "warning: --remap: the recording has no topic {}",
-                escaped(unused)
-            );
-        }
-        for pattern in &args.topics {
-            name::check_pattern(pattern).map_err(|error| Failure::usage(error.to_string()))?;
-        }
-        let mut publishers = Vec::new();
-        let mut known: BTreeMap<(String, String), usize> = BTreeMap::new();
-        let mut of_channel = BTreeMap::new();
-        for found in &summary.channels {
-            let channel = &found.channel;
-            let plain = channel.topic.trim_start_matches('/');
-            let is_wanted = args.topics.is_empty()
-                || args
-                    .topics
-                    .iter()
-                    .any(|wanted| name::matches(wanted.trim_start_matches('/'), plain));
-            if !is_wanted {
-                continue;
-            }
-            explain(node, channel);
-            let topic = remap.name(&channel.topic);
-            let ty = playable(&channel.ty);
-            let key = (topic.to_owned(), ty.to_string());
-            let idx = match known.get(&key) {
-                Some(idx) => *idx,
-                None => {
-                    publishers.push(publisher(node, topic, ty)?);
-                    known.insert(key, publishers.len() - 1);
-                    publishers.len() - 1
-                }
-            };
-            of_channel.insert(found.number, idx);
-        }
+    fn new(args: &PlayArgs, first_ns: u64, stops: Stops) -> Result<Self, Failure> {
         let mut schedule = Schedule::new(args.rate);
         if args.paused {
             schedule.pause(monotonic_ns());
         }
         Ok(Self {
-            publishers,
-            of_channel,
+            parts: Vec::new(),
+            publishers: Vec::new(),
+            known: BTreeMap::new(),
             span: Span {
                 start_ns: args.start.ns(),
                 end_ns: args.end.map(Time::ns),
             },
-            first_ns: summary.start_ns,
+            first_ns,
             schedule,
             is_immediate: args.immediate,
             stops,
@@ -205,6 +250,38 @@ impl Player {
         })
     }
 
+    /// Takes a file; what it has is announced.
+    fn add(
+        &mut self,
+        args: &PlayArgs,
+        node: &Node,
+        remap: &Remap,
+        path: PathBuf,
+        summary: &Summary,
+    ) -> Result<(), Failure> {
+        let mut of_channel = BTreeMap::new();
+        for found in &summary.channels {
+            let channel = &found.channel;
+            if !args.wants(channel) {
+                continue;
+            }
+            let topic = remap.name(&channel.topic);
+            let ty = playable(&channel.ty);
+            let key = (topic.to_owned(), ty.to_string());
+            let idx = match self.known.get(&key) {
+                Some(idx) => *idx,
+                None => {
+                    self.publishers.push(publisher(node, topic, ty)?);
+                    self.known.insert(key, self.publishers.len() - 1);
+                    self.publishers.len() - 1
+                }
+            };
+            of_channel.insert(found.number, idx);
+        }
+        self.parts.push(Part { path, of_channel });
+        Ok(())
+    }
+
     fn wait_for_listeners(&mut self, patience: Duration) {
         let start = Instant::now();
         for publisher in &mut self.publishers {
@@ -213,11 +290,11 @@ impl Player {
         }
     }
 
-    fn play(&mut self, args: &PlayArgs, path: &Path) -> Result<(), Failure> {
+    fn play(&mut self, args: &PlayArgs) -> Result<(), Failure> {
         wake_exactly();
         loop {
             let before = self.sent;
-            self.play_once(path)?;
+            self.play_once()?;
             let is_over = !args.is_loop || self.stops.is_end();
             // A loop of nothing would never sleep.
             if is_over || self.sent == before {
@@ -226,30 +303,47 @@ impl Player {
         }
     }
 
-    fn play_once(&mut self, path: &Path) -> Result<(), Failure> {
-        let news = read_ahead(path)?;
+    fn play_once(&mut self) -> Result<(), Failure> {
         let mut is_first = true;
+        for part in 0..self.parts.len() {
+            if !self.play_part(part, &mut is_first)? {
+                return Ok(());
+            }
+        }
+        match self.damages {
+            0 => Ok(()),
+            damages => {
+                Err(anyhow::anyhow!("{damages} damaged parts were left out; {REPAIR}").into())
+            }
+        }
+    }
+
+    /// False if it is told to end.
+    fn play_part(&mut self, part: usize, is_first: &mut bool) -> Result<bool, Failure> {
+        let path = self.parts[part].path.clone();
+        let news = read_ahead(&path)?;
         while let Ok(news) = news.recv() {
-            match news.map_err(|error| files::of(path, error))? {
+            match news.map_err(|error| input::of(&path, error))? {
                 News::Damage(error) => {
                     self.damages += 1;
-                    eprintln!("warning: left out: {error}");
+                    eprintln!("warning: {}: left out: {error}", path.display());
                 }
-                News::End(Ending::Cut) => eprintln!("note: {CUT}"),
+                News::End(Ending::Cut) => eprintln!("note: {}: {CUT}", path.display()),
                 News::End(Ending::Whole) => {}
                 News::Messages(batch) => {
                     for (message, payload) in batch.messages() {
                         if !self.span.has(message.log_ns.saturating_sub(self.first_ns)) {
                             continue;
                         }
-                        let Some(idx) = self.of_channel.get(&message.number).copied() else {
+                        let of_channel = &self.parts[part].of_channel;
+                        let Some(idx) = of_channel.get(&message.number).copied() else {
                             continue;
                         };
-                        if std::mem::take(&mut is_first) {
+                        if std::mem::take(is_first) {
                             self.schedule.begin(message.sent_ns, monotonic_ns());
                         }
                         if !self.wait_for(message.sent_ns) {
-                            return Ok(());
+                            return Ok(false);
                         }
                         self.publishers[idx].publish_bytes(payload)?;
                         self.sent += 1;
@@ -257,11 +351,7 @@ impl Player {
                 }
             }
         }
-        if self.damages > 0 {
-            let (path, damages) = (path.display(), self.damages);
-            return Err(anyhow::anyhow!("{path}: {damages} damaged parts were left out").into());
-        }
-        Ok(())
+        Ok(true)
     }
 
     /// Waits until a message is due; false if it is not to be sent any more.
@@ -317,13 +407,14 @@ impl Player {
         }
     }
 
-    fn say(&self, args: &PlayArgs, path: &Path) -> Result<(), Failure> {
+    fn say(&self, args: &PlayArgs, paths: &[PathBuf]) -> Result<(), Failure> {
         let us = |quantile: f64| self.late.value_at_quantile(quantile) / 1_000;
         let (p50, p99, max) = (us(0.5), us(0.99), self.late.max() / 1_000);
         let mut out = std::io::stdout().lock();
         if args.json {
             let word = json!({
-                "file": path.display().to_string(),
+                "file": paths.first().map(|path| path.display().to_string()),
+                "files": paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
                 "messages": self.sent,
                 "topics": self.publishers.len(),
                 "late_us": { "p50": p50, "p99": p99, "max": max },
@@ -331,8 +422,12 @@ impl Player {
             });
             writeln!(out, "{word}")?;
         } else {
-            let (sent, path) = (self.sent, path.display());
-            write!(out, "played {sent} messages of {path}")?;
+            write!(
+                out,
+                "played {} messages of {}",
+                self.sent,
+                names_text(paths)
+            )?;
             match self.is_immediate {
                 true => writeln!(out)?,
                 false => writeln!(out, "; late by {p50} us, p99 {p99} us, at most {max} us")?,

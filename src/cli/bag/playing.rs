@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::Failure;
-use super::files;
+use super::input;
 use crate::bag::{BagError, BagReader, Ending, Recorded};
 
 /// Messages that were read.
@@ -75,9 +75,7 @@ pub(super) enum News {
 
 /// Reads ahead on a thread of its own, from the beginning.
 pub(super) fn read_ahead(path: &Path) -> Result<Receiver<Result<News, BagError>>, Failure> {
-    let (file, len) = files::open(path)?;
-    let reader = BagReader::new(BufReader::new(file), len);
-    let reader = reader.map_err(|error| files::of(path, error))?;
+    let reader = input::reader(path)?;
     let (tell, told) = sync_channel(BATCHES_AHEAD);
     std::thread::spawn(move || read(reader, &tell));
     Ok(told)

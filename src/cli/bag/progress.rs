@@ -48,12 +48,12 @@ impl Progress {
     pub(super) fn say(&mut self, total: Count, more: &str) {
         let seconds = self.said.elapsed().as_secs_f64().max(1e-3);
         let rate = |now: u64, before: u64| ((now - before) as f64 / seconds) as u64;
-        let messages = rate(total.recorded, self.before.recorded);
-        let bytes = rate(total.bytes, self.before.bytes);
+        let messages = rate(total.taken, self.before.taken);
+        let bytes = rate(total.taken_bytes, self.before.taken_bytes);
         self.line.set_message(format!(
             "{:.1} s  {} messages  {}/s  {}/s  {} lost  {more}",
             self.start.elapsed().as_secs_f64(),
-            count_text(total.recorded),
+            count_text(total.taken),
             count_text(messages),
             size_text(bytes),
             total.lost,

@@ -1,7 +1,7 @@
 //! `mesh bag record`.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -10,12 +10,15 @@ use serde_json::json;
 use shmesh_shm::monotonic_ns;
 
 use super::clock::{Clock, sleep_until};
-use super::files::{self, Files};
+use super::ending::Ending;
+use super::files::{self, Files, Series};
+use super::input;
 use super::progress::Progress;
 use super::stops::Stops;
-use super::units::{Size, Time, count_text, size_text};
+use super::units::{Size, Time, size_text};
 use super::{Failure, ReachArgs};
-use crate::bag::{BagError, Channel, Config, Message, Recorder, SchemaRecord, Split};
+use crate::bag::{BagError, Channel, Config, Message, Recorder, Saved, SchemaRecord, Split};
+use crate::cli::{full_text, survey};
 use crate::endpoint::Overflow;
 use crate::error::{Error, RecvError};
 use crate::events::PublisherId;
@@ -24,11 +27,11 @@ use crate::limits::{
     BAG_DEPTH_DEFAULT, BAG_LAST_BYTES_DEFAULT, SCHEMA_MS_MAX, TOPICS_PER_SUBSCRIBER_MAX,
 };
 use crate::message::Untyped;
-use crate::name::escaped;
+use crate::name::{self, escaped};
 use crate::node::{Node, block_on};
 use crate::sample::Sample;
 use crate::subscriber::Subscriber;
-use crate::topology::{Encoding, TopicType};
+use crate::topology::{Encoding, TopicType, Topology};
 
 /// Record topics into an MCAP file, which Foxglove and every MCAP tool open.
 ///
@@ -43,10 +46,13 @@ Examples:
   mesh bag record --all --split-size 1GB --split-duration 10m
                                             files run.mcap, run_1.mcap, run_2.mcap, ...
   mesh bag record --all --last 30s          keep the last 30 s in memory, and write them into a
-                                            file at each SIGUSR1 (kill -USR1 PID) and at the end
+                                            file at each SIGUSR1 (kill -USR1 PID) and at the end:
+                                            run.mcap, run-2.mcap, run-3.mcap, ...
 
+NAME_1.mcap, NAME_2.mcap are parts of the recording NAME.mcap, NAME-2.mcap is another one. A number
+that is taken is passed over.
 Ends at Ctrl-C or SIGTERM. Exit codes: 0 recorded, 1 could not go on (what was recorded before is a
-whole file), 2 wrong usage.")]
+whole file) or not save the last seconds, 2 wrong usage.")]
 pub struct RecordArgs {
     /// Topics, or patterns of them: `*` is one part of a path, `**` any number of them
     #[arg(value_name = "TOPIC|PATTERN", required_unless_present = "all")]
@@ -57,7 +63,8 @@ pub struct RecordArgs {
     /// File to write, with or without .mcap [default: record_DATE-TIME.mcap, in local time]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Write over files that are there
+    /// Write over a file that is there, and remove what would look like its parts: an older
+    /// FILE_1.mcap, ...
     #[arg(long)]
     pub overwrite: bool,
     /// Compress chunks with LZ4
@@ -110,8 +117,12 @@ enum Voice {
 pub(super) fn run(args: &RecordArgs) -> Result<(), Failure> {
     let stops = Stops::listen()?;
     let clock = Clock::start();
-    let files = Files::new(args.output.as_deref(), clock.now_ns(), args.overwrite);
-    let path = files.path(0);
+    let series = match args.last {
+        Some(_) => Series::Recordings,
+        None => Series::Parts,
+    };
+    let output = args.output.as_deref();
+    let files = Files::new(output, clock.now_ns(), series, args.overwrite);
     let topics = match args.all {
         true => vec!["**".to_owned()],
         false => args.topics.clone(),
@@ -122,26 +133,24 @@ pub(super) fn run(args: &RecordArgs) -> Result<(), Failure> {
         )));
     }
     for topic in &topics {
-        crate::name::check_pattern(topic).map_err(|error| Failure::usage(error.to_string()))?;
+        name::check_pattern(topic).map_err(|error| Failure::usage(error.to_string()))?;
     }
-    let recorder = Recorder::new(config(args)?, files.clone());
-    let recorder = recorder.map_err(|error| match &error {
+    files.check()?;
+    let config = config(args)?;
+    let topology = args.mesh.look()?;
+    let node = args.mesh.join_blocking("bag-record")?;
+    // Not before: what is written over should not be lost to a coordinator that is not there.
+    let at = files.at().to_owned();
+    let recorder = Recorder::new(config, files).map_err(|error| match &error {
         BagError::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists => {
-            Failure::usage(format!(
-                "{} is there already; name another with --output, or allow --overwrite",
-                path.display()
-            ))
+            files::taken(&at)
         }
-        _ => files::of(&path, error),
+        _ => input::of(&at, error),
     })?;
-    let node = args
-        .mesh
-        .join_blocking("bag-record")
-        .inspect_err(|_| discard(args, &files))?;
+    recorder.target().clear()?;
     let mut recording = Recording {
         node,
         recorder,
-        files,
         clock,
         stops,
         progress: Progress::new(!args.json),
@@ -149,9 +158,11 @@ pub(super) fn run(args: &RecordArgs) -> Result<(), Failure> {
         last_channel: None,
         refused: 0,
         saved: Vec::new(),
+        unsaved: 0,
     };
     let subscribed = recording.subscribe(args, &topics);
-    let mut subscriber = subscribed.inspect_err(|_| discard(args, &recording.files))?;
+    let mut subscriber = subscribed.inspect_err(|_| remove(recording.recorder.target().begun()))?;
+    say_what_nobody_sends(&topology, &args.topics);
     let outcome = recording.go_on(args, &mut subscriber);
     let ended = recording.end(args, &subscriber, outcome);
     drop(subscriber);
@@ -175,12 +186,24 @@ fn config(args: &RecordArgs) -> Result<Config, Failure> {
     })
 }
 
+/// It may be spelt wrongly.
+fn say_what_nobody_sends(topology: &Topology, topics: &[String]) {
+    let known = survey::topics(topology);
+    let sent = known.iter().filter(|(_, ends)| !ends.publishers.is_empty());
+    let sent: Vec<&str> = sent.map(|((_, name), _)| *name).collect();
+    for topic in topics {
+        let pattern = topic.strip_prefix('/').unwrap_or(topic);
+        if !sent.iter().any(|name| name::matches(pattern, name)) {
+            eprintln!("note: nobody publishes {topic} yet: waiting for who does");
+        }
+    }
+}
+
 type Ears = Subscriber<Untyped>;
 
 struct Recording {
     node: Node,
     recorder: Recorder<Files>,
-    files: Files,
     clock: Clock,
     stops: Stops,
     progress: Progress,
@@ -190,6 +213,8 @@ struct Recording {
     /// Messages of publishers beyond those that a file can have.
     refused: u64,
     saved: Vec<PathBuf>,
+    /// Times that this failed.
+    unsaved: u32,
 }
 
 /// What was taken before it looked for other things to do.
@@ -217,7 +242,7 @@ impl Recording {
             builder = builder.latched();
         }
         let subscriber = builder.build()?;
-        let path = self.files.path(0);
+        let path = self.recorder.target().at();
         self.say(
             &json!({
                 "event": "recording",
@@ -347,7 +372,7 @@ impl Recording {
 
     fn warn(&self, error: &RecvError) {
         self.progress.clear();
-        eprintln!("warning: {}", full(error));
+        eprintln!("warning: {error}");
     }
 
     #[inline]
@@ -445,40 +470,58 @@ impl Recording {
     }
 
     fn failed(&self, error: BagError) -> Failure {
-        let current = self.recorder.files().saturating_sub(1);
-        files::of(&self.files.path(current), error)
+        input::of(self.recorder.target().at(), error)
     }
 
     /// Writes the last seconds; that this fails ends nothing.
     fn save(&mut self) {
-        let number = self.recorder.files();
-        let path = self.files.path(number);
-        match self.recorder.save(self.clock.now_ns()) {
-            Ok(Some(saved)) => {
-                let word = json!({
-                    "event": "saved",
-                    "file": path.display().to_string(),
-                    "messages": saved.messages,
-                    "bytes": saved.bytes,
-                    "is_short": saved.is_short,
-                });
-                let short = match saved.is_short {
-                    true => "; not all of the time fitted into --last-size",
-                    false => "",
-                };
-                let _ = self.say(&word, || {
-                    let messages = saved.messages;
-                    format!("saved {messages} messages to {}{short}", path.display())
-                });
-                self.saved.push(path);
-            }
+        let outcome = self.recorder.save(self.clock.now_ns());
+        let path = self.recorder.target().at().to_owned();
+        let failure = match outcome {
+            Err(error) => Some(error),
             Ok(None) => {
                 let _ = self.say(&json!({"event": "saved", "messages": 0}), || {
                     "nothing to save: no message came".into()
                 });
+                None
             }
-            Err(error) => eprintln!("warning: {}", full(error_of(&path, error))),
+            Ok(Some(saved)) if saved.messages == 0 => {
+                remove(&[path]);
+                saved.failure
+            }
+            Ok(Some(saved)) => {
+                self.say_saved(&path, &saved);
+                self.saved.push(path);
+                saved.failure
+            }
+        };
+        if let Some(error) = failure {
+            self.unsaved += 1;
+            let why = full_text(&self.failed(error).error);
+            self.progress.clear();
+            eprintln!("warning: the last seconds are not saved: {why}");
+            if self.voice == Voice::Json {
+                let _ = self.say(&json!({"event": "unsaved", "error": why}), String::new);
+            }
         }
+    }
+
+    fn say_saved(&self, path: &Path, saved: &Saved) {
+        let messages = saved.messages;
+        let word = json!({
+            "event": "saved",
+            "file": path.display().to_string(),
+            "messages": messages,
+            "bytes": saved.bytes,
+            "is_short": saved.is_short,
+        });
+        let short = match saved.is_short {
+            true => "; not all of the time fitted into --last-size",
+            false => "",
+        };
+        let _ = self.say(&word, || {
+            format!("saved {messages} messages to {}{short}", path.display())
+        });
     }
 
     /// Ends the files and says what came of it. The first error is the one that is returned.
@@ -491,103 +534,44 @@ impl Recording {
         let finished = match args.last {
             Some(_) => {
                 self.save();
-                Ok(())
+                match self.unsaved {
+                    0 => Ok(()),
+                    1 => Err(anyhow::anyhow!("the last seconds were not saved once").into()),
+                    unsaved => Err(anyhow::anyhow!(
+                        "the last seconds were not saved {unsaved} times"
+                    )
+                    .into()),
+                }
             }
             None => self.recorder.finish().map_err(|error| self.failed(error)),
         };
         self.progress.clear();
         let total = self.recorder.total();
-        let lost = total.lost.max(subscriber.stats().lost) + self.refused;
-        let mut written = std::mem::take(&mut self.saved);
-        if args.last.is_none() {
-            written.extend((0..self.recorder.files()).map(|number| self.files.path(number)));
-            if total.recorded == 0 {
-                written
-                    .drain(..)
-                    .for_each(|path| drop(std::fs::remove_file(path)));
-            }
+        let mut files = match args.last {
+            Some(_) => std::mem::take(&mut self.saved),
+            None => self.recorder.target().begun().to_vec(),
+        };
+        if total.recorded == 0 {
+            remove(&files);
         }
-        let names: Vec<String> = written
-            .iter()
-            .map(|path| path.display().to_string())
-            .collect();
-        let unwritten = self.recorder.unwritten();
-        let word = json!({
-            "event": "end",
-            "files": names,
-            "messages": total.recorded,
-            "bytes": total.bytes,
-            "lost": lost,
-            "unwritten": unwritten,
-            "topics": self.recorder.counts().map(|(channel, count)| json!({
-                "topic": channel.topic,
-                "type": channel.ty.name,
-                "node": channel.publisher.as_ref().map(|publisher| &publisher.node_name),
-                "recorded": count.recorded,
-                "lost": count.lost,
-            })).collect::<Vec<_>>(),
-        });
-        self.say(&word, || self.text(&names, lost))?;
+        files.retain(|path| path.exists());
+        let ending = Ending {
+            recorder: &self.recorder,
+            files: &files,
+            lost: total.lost.max(subscriber.stats().lost) + self.refused,
+            is_continuous: args.last.is_none(),
+            unsaved: self.unsaved,
+        };
+        self.say(&ending.json(), || ending.text())?;
         outcome.and(finished)
     }
-
-    fn text(&self, names: &[String], lost: u64) -> String {
-        let total = self.recorder.total();
-        if total.recorded == 0 {
-            return "no messages, no file".into();
-        }
-        let mut text = format!(
-            "recorded {} messages, {}, {lost} lost, to {}",
-            total.recorded,
-            size_text(total.bytes),
-            match names {
-                [] => "no file",
-                [name] => name,
-                [.., name] => name,
-            }
-        );
-        if names.len() > 1 {
-            text.push_str(&format!(
-                " and {} before it",
-                count_text(names.len() as u64 - 1)
-            ));
-        }
-        if self.recorder.unwritten() > 0 {
-            text.push_str(&format!(
-                "; {} could not be written",
-                self.recorder.unwritten()
-            ));
-        }
-        for (channel, count) in self.recorder.counts().filter(|(_, count)| count.lost > 0) {
-            let node = channel
-                .publisher
-                .as_ref()
-                .map(|publisher| publisher.node_name.as_str());
-            text.push_str(&format!(
-                "\n  {} of {}: {} lost, {} recorded",
-                escaped(&channel.topic),
-                escaped(node.unwrap_or_default()),
-                count.lost,
-                count.recorded
-            ));
-        }
-        text
-    }
 }
 
-/// Nothing was begun: no empty file stays.
-fn discard(args: &RecordArgs, files: &Files) {
-    if args.last.is_none() {
-        let _ = std::fs::remove_file(files.path(0));
-    }
-}
-
-fn error_of(path: &std::path::Path, error: BagError) -> anyhow::Error {
-    files::of(path, error).error
-}
-
-fn full(error: impl std::fmt::Display) -> String {
-    format!("{error:#}")
+/// There is nothing in them.
+fn remove(files: &[PathBuf]) {
+    files
+        .iter()
+        .for_each(|path| drop(std::fs::remove_file(path)));
 }
 
 /// The coordinator has that long to tell of a type, whatever else is to be done.

@@ -182,10 +182,13 @@ fn a_full_disk_ends_the_recording_with_a_whole_file() {
     let count = |value: &serde_json::Value| value.as_u64().unwrap();
     let kept = count(&told["messages"]);
     assert!(kept > 100, "{told}");
+    assert_eq!(count(&end["messages"]), kept, "{end}");
+    assert!(count(&end["unwritten"]) > 0, "{end}");
+    let missing = count(&end["unwritten"]) + count(&end["lost"]);
     assert_eq!(
-        kept + count(&end["unwritten"]),
-        count(&end["messages"]),
-        "{end}"
+        count(&told["lost"]),
+        missing,
+        "the file says so, too: {end}"
     );
 }
 
@@ -232,7 +235,12 @@ fn a_directory_that_cannot_be_written_or_vanishes_is_said() {
     let mut publisher = heard(&node, "a");
     std::fs::remove_dir_all(&gone).unwrap();
     publisher.publish_bytes(b"for nobody").unwrap();
-    assert_eq!(recorder.event()["event"], "end");
+    let end = recorder.event();
+    assert_eq!(
+        (&end["event"], &end["messages"]),
+        (&"end".into(), &0.into())
+    );
+    assert_eq!(end["files"], serde_json::json!([]));
     assert_eq!(recorder.wait(), Some(1));
 }
 

@@ -9,7 +9,7 @@ use super::tool::{Ended, MESH, Signal, Tool, ended};
 use crate::support::{Mesh, TempDir};
 
 /// Far from all others, and of half an hour; it needs no database of time zones.
-const ZONE: &str = "<+1330>-13:30";
+pub(super) const ZONE: &str = "<+1330>-13:30";
 
 /// The time there, by a program that is not ours.
 fn time(format: &str) -> String {
@@ -77,7 +77,7 @@ fn the_most_recent_recording_is_the_last_by_the_time_in_its_name() {
         (&told["file"], &told["messages"]),
         (&newest.into(), &1.into())
     );
-    let numbered = newest.replace(".mcap", "_2.mcap");
+    let numbered = newest.replace(".mcap", "-2.mcap");
     std::fs::copy(dir.path().join(newest), dir.path().join(&numbered)).unwrap();
     assert_eq!(info(&dir, &["--json"]).json()["file"], numbered);
 }
