@@ -5,12 +5,12 @@ use serde_json::Value;
 use crate::cli::Failure;
 use crate::cli::show::type_text;
 use crate::node::Node;
-use crate::schema::Writer;
+use crate::schema::{Writer, kind_of};
 use crate::topology::{Encoding, TopicType};
 
 /// A text that must be JSON: wrong usage if it is none.
 pub(super) fn parse(json: &str) -> Result<Value, Failure> {
-    serde_json::from_str(json).map_err(|error| Failure::usage(format!("no JSON: {error}")))
+    crate::schema::parse_json(json).map_err(|error| Failure::usage(error.to_string()))
 }
 
 /// The bytes of a message of that type that says what `json` does; `value` is the same, parsed.
@@ -47,16 +47,23 @@ pub(super) async fn bytes_of(
 
 /// A text, or a list of bytes.
 fn raw(value: &Value) -> Result<Vec<u8>, Failure> {
-    let wrong = || Failure::usage("raw bytes: expected a text, or a list of numbers up to 255");
     match value {
         Value::String(text) => Ok(text.clone().into_bytes()),
         Value::Array(items) => {
-            let bytes = items.iter().map(|item| {
+            let bytes = items.iter().enumerate().map(|(idx, item)| {
                 let byte = item.as_u64().and_then(|number| u8::try_from(number).ok());
-                byte.ok_or_else(wrong)
+                byte.ok_or_else(|| {
+                    let found = kind_of(item);
+                    let text = format!("raw bytes: [{idx}]: expected 0 to 255, found {found}");
+                    Failure::usage(text)
+                })
             });
             bytes.collect()
         }
-        _ => Err(wrong()),
+        other => {
+            let found = kind_of(other);
+            let text = format!("raw bytes: expected a text or an array of bytes, found {found}");
+            Err(Failure::usage(text))
+        }
     }
 }

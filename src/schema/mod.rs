@@ -66,6 +66,7 @@ mod json_schema;
 mod known;
 mod plan;
 mod read;
+mod strict;
 mod table;
 mod text;
 mod tree;
@@ -82,8 +83,10 @@ pub(crate) use self::desk::{Asked, Desk, Said};
 pub use self::error::SchemaError;
 pub(crate) use self::known::hash_of;
 pub use self::read::Reader;
+pub(crate) use self::strict::parse_json;
 pub use self::value::Value;
 pub use self::write::Writer;
+pub(crate) use self::write::kind_of;
 use crate::limits::SCHEMA_BYTES_MAX;
 
 /// What the archive of a message type looks like.

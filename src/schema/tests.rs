@@ -566,7 +566,7 @@ fn what_does_not_fit_is_named_with_its_path() {
             "[]",
             "the message: expected an object (Drive), found an array of 0",
         ),
-        (r#"{"speed":1}"#, "label: expected String, found nothing"),
+        (r#"{"speed":1}"#, "label: expected a text, found nothing"),
         (
             r#"{"speed":null,"label":"","gears":[]}"#,
             "speed: expected f64, found null",

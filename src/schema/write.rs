@@ -18,7 +18,8 @@ use super::table::{self, INLINE, NANOS, NOWHERE, STRING_BYTES_MAX};
 use super::{Fields, Kind, Schema, SchemaError, Shape, Type, Variant};
 use crate::limits::{ARCHIVE_DEPTH_MAX, MESSAGE_BYTES_MAX, SCHEMA_VALUE_DEPTH_MAX};
 
-use self::json::{kind_of, scalar};
+pub(crate) use self::json::kind_of;
+use self::json::scalar;
 
 /// Writes archives of one schema. Made once, used for any number of messages.
 ///
@@ -45,7 +46,7 @@ pub struct Writer {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     Name(String),
     Item(usize),
 }
@@ -82,7 +83,7 @@ impl Writer {
     /// [`SchemaError::Json`], [`SchemaError::Mismatch`] with the path of the value that does not
     /// fit, or [`SchemaError::TooLarge`].
     pub fn write(&mut self, json: &str) -> Result<&[u8], SchemaError> {
-        let value: Json = serde_json::from_str(json).map_err(SchemaError::Json)?;
+        let value = super::parse_json(json)?;
         self.write_value(&value)
     }
 
@@ -170,13 +171,13 @@ impl Writer {
 
     fn kind(
         &mut self,
-        ty: u32,
+        number: u32,
         json: &Json,
         block: &mut Block,
         at: usize,
     ) -> Result<(), SchemaError> {
         let schema = Arc::clone(&self.schema);
-        let ty = &schema.types()[ty as usize];
+        let ty = &schema.types()[number as usize];
         match (&ty.kind, json) {
             (Kind::Scalar(kind), json) => {
                 let number = scalar(*kind, json).map_err(|misfit| self.misfit(misfit))?;
@@ -229,10 +230,8 @@ impl Writer {
                 let expected = "nothing: this type is opaque, and cannot be written";
                 return Err(self.expected(expected, json));
             }
-            (Kind::String | Kind::Str, json) => return Err(self.expected("a text", json)),
-            (Kind::List(_), json) => return Err(self.expected("an array", json)),
-            (Kind::Array { len, .. }, json) => {
-                return Err(self.expected(&format!("an array of {len}"), json));
+            (Kind::String | Kind::Str | Kind::List(_) | Kind::Array { .. }, json) => {
+                return Err(self.expected(&self.wanted(number), json));
             }
         }
         Ok(())
@@ -304,7 +303,7 @@ impl Writer {
                 Err(self.expected(&expected, json))
             }
             (Shape::Named, Json::Object(object)) => self.named(fields, object, block, at),
-            (Shape::Named, json) => Err(self.expected(&format!("an object ({name})"), json)),
+            (Shape::Named, json) => Err(self.expected(&object_of(name), json)),
         }
     }
 
@@ -331,7 +330,7 @@ impl Writer {
                     self.value(field.place.ty, &Json::Null, block, at)?;
                 }
                 None => {
-                    let expected = self.name_of(field.place.ty);
+                    let expected = self.wanted(field.place.ty);
                     return Err(self.misfit(Misfit(expected, "nothing".into())));
                 }
             }
@@ -363,7 +362,7 @@ impl Writer {
                 Some((name, inner)) => (name, Some(inner)),
                 None => return Err(self.expected(&ty.name, json)),
             },
-            json => return Err(self.expected(&format!("a variant of {}", ty.name), json)),
+            json => return Err(self.expected(&variant_of(&ty.name), json)),
         };
         let Some(variant) = variants.iter().find(|variant| variant.name == *name) else {
             let names: Vec<_> = variants.iter().map(|variant| &*variant.name).collect();
@@ -432,21 +431,26 @@ impl Writer {
         self.schema.name_of(ty)
     }
 
+    /// What a value of the type is in JSON, whether another is there or none.
+    fn wanted(&self, number: u32) -> String {
+        let ty = self.ty(number);
+        match &ty.kind {
+            Kind::String | Kind::Str => "a text".into(),
+            Kind::List(_) => "an array".into(),
+            Kind::Array { len, .. } => format!("an array of {len}"),
+            Kind::Struct(fields) if fields.shape == Shape::Named => object_of(&ty.name),
+            Kind::Enum(_) => variant_of(&ty.name),
+            _ => self.name_of(number),
+        }
+    }
+
     fn expected(&self, expected: &str, found: &Json) -> SchemaError {
         self.misfit(Misfit(expected.into(), kind_of(found)))
     }
 
     fn misfit(&self, Misfit(expected, found): Misfit) -> SchemaError {
-        let mut path = String::new();
-        for step in &self.path {
-            match step {
-                Step::Name(name) if path.is_empty() => path.push_str(name),
-                Step::Name(name) => path.extend([".", name]),
-                Step::Item(idx) => path.push_str(&format!("[{idx}]")),
-            }
-        }
         SchemaError::Mismatch {
-            path,
+            path: Step::text(&self.path),
             expected,
             found,
         }
@@ -474,6 +478,14 @@ impl Block {
     fn point_nowhere(&mut self, at: usize) {
         self.write(at, &NOWHERE.to_le_bytes());
     }
+}
+
+fn object_of(name: &str) -> String {
+    format!("an object ({name})")
+}
+
+fn variant_of(name: &str) -> String {
+    format!("a variant of {name}")
 }
 
 /// Of what is in a message, so it fits.

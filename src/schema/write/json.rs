@@ -65,7 +65,7 @@ pub(super) fn one_char(text: &str) -> Option<char> {
 }
 
 /// A JSON value for people: itself if it is short, else what it is.
-pub(super) fn kind_of(json: &Json) -> String {
+pub(crate) fn kind_of(json: &Json) -> String {
     match json {
         Json::Array(list) => format!("an array of {}", list.len()),
         Json::Object(object) => format!("an object of {}", object.len()),
