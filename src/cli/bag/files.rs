@@ -136,8 +136,9 @@ impl Files {
             return Ok(());
         }
         for part in parts(&self.stem) {
-            std::fs::remove_file(&part)
-                .map_err(|error| anyhow::anyhow!("cannot remove {}: {error}", escaped_path(part)))?;
+            std::fs::remove_file(&part).map_err(|error| {
+                anyhow::anyhow!("cannot remove {}: {error}", escaped_path(&part))
+            })?;
         }
         Ok(())
     }

@@ -171,9 +171,7 @@ pub(super) fn reader(path: &Path) -> Result<BagReader<BufReader<File>>, Failure>
 pub(super) fn of(path: &Path, error: BagError) -> Failure {
     match error {
         BagError::Option(text) => Failure::usage(text),
-        error => anyhow::Error::new(error)
-            .context(escaped_path(path))
-            .into(),
+        error => anyhow::Error::new(error).context(escaped_path(path)).into(),
     }
 }
 

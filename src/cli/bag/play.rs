@@ -326,9 +326,9 @@ impl Player {
             match news.map_err(|error| input::of(&path, error))? {
                 News::Damage(error) => {
                     self.damages += 1;
-                    eprintln!("warning: {}: left out: {error}", escaped_path(path));
+                    eprintln!("warning: {}: left out: {error}", escaped_path(&path));
                 }
-                News::End(Ending::Cut) => eprintln!("note: {}: {CUT}", escaped_path(path)),
+                News::End(Ending::Cut) => eprintln!("note: {}: {CUT}", escaped_path(&path)),
                 News::End(Ending::Whole) => {}
                 News::Messages(batch) => {
                     for (message, payload) in batch.messages() {
