@@ -1,9 +1,12 @@
 //! The errors of the engine: a variant for each thing a caller may do about it.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use shmesh_shm::ShmError;
+
+use crate::name::escaped;
 
 /// Why something failed.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +34,9 @@ pub enum Error {
     },
     /// No coordinator answers.
     #[error(
-        "no coordinator at {address}: {source}; start one with `mesh coordinator`, or build the \
-         node with `.embedded_coordinator()`"
+        "no coordinator at {}: {source}; start one with `mesh coordinator`, or build the node with \
+         `.embedded_coordinator()`",
+        escaped(.address)
     )]
     CoordinatorUnreachable {
         /// Where it was looked for.
@@ -53,7 +57,7 @@ pub enum Error {
         found: u64,
     },
     /// Something listens at the address already.
-    #[error("{address} is in use; is a coordinator running there already?")]
+    #[error("{} is in use; is a coordinator running there already?", escaped(.address))]
     AddressInUse {
         /// The address.
         address: String,
@@ -168,6 +172,18 @@ pub enum Error {
     /// Shared memory.
     #[error(transparent)]
     Shm(#[from] ShmError),
+    /// The directory where nodes of one host find each other cannot be made.
+    #[error(
+        "cannot make the runtime directory {}: {source}; choose another with SHMESH_RUNTIME_DIR",
+        crate::name::escaped_path(.dir)
+    )]
+    RuntimeDir {
+        /// Which one.
+        dir: PathBuf,
+        /// Its answer.
+        #[source]
+        source: io::Error,
+    },
     /// Another failure of the system.
     #[error("cannot {what}: {source}")]
     Io {

@@ -1,6 +1,8 @@
 //! Names of nodes and topics, and patterns of the latter: what is allowed, what matches, and how a
 //! foreign one is printed.
 
+use std::path::Path;
+
 use crate::error::Error;
 use crate::limits::{
     ENCODING_NAME_BYTES_MAX, MESH_NAME_BYTES_MAX, NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX,
@@ -192,6 +194,25 @@ pub fn escaped(text: &str) -> String {
     safe
 }
 
+/// A path, safe to print on a terminal; else as it is.
+pub(crate) fn escaped_path(path: &Path) -> String {
+    let mut safe = String::new();
+    for c in path.to_string_lossy().chars() {
+        match is_order(c) {
+            true => safe.extend(c.escape_default()),
+            false => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// True for what terminals take for orders: controls, and what turns the direction of text.
+pub(crate) fn is_order(c: char) -> bool {
+    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2066}'..='\u{2069}');
+    c.is_control() || turns
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -339,5 +360,10 @@ mod tests {
     fn escape_sequences_do_not_reach_a_terminal() {
         assert_eq!(escaped("a\x1b]52;\u{202e}"), "a\\u{1b}]52;\\u{202e}");
         assert!(escaped(&"x".repeat(1000)).len() < 140);
+        let path = Path::new("läufe/a\x1b]0;x\u{7}\u{9b}\u{202e}\n.mcap");
+        assert_eq!(
+            escaped_path(path),
+            "läufe/a\\u{1b}]0;x\\u{7}\\u{9b}\\u{202e}\\n.mcap"
+        );
     }
 }

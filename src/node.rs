@@ -13,6 +13,7 @@ use std::time::Duration;
 use shmesh_shm::{BellPage, Counters, Fencing, Origin, Parker, StatusPage, register_membarrier};
 use tokio::sync::{Notify, oneshot, watch};
 
+pub(crate) use self::address::is_address;
 pub(crate) use self::address::with_default_port;
 pub use self::address::with_port;
 use self::handle::NodeHandle;

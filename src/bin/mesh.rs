@@ -26,6 +26,7 @@ Examples:
   mesh speedtest local        measure this computer
   mesh top                    watch nodes, topics and services live
 
+RUST_LOG=info, or shmesh=debug, says more on standard error than warnings.
 Exit codes: 0 success, 1 failure, 2 wrong usage.")]
 struct Cli {
     #[command(subcommand)]

@@ -14,11 +14,13 @@ use serde_json::json;
 use shmesh_shm::{StatusReader, status};
 
 use self::checks::{Check, Level, Page, PageState};
+use super::reach::{coordinator_of_environment, parse_address};
 use super::security::SecurityArgs;
+use super::show::document;
 use super::{Exit, Failure, runtime};
 use crate::limits::VISIT_MS_MAX;
 use crate::visit::Visit;
-use crate::{COORDINATOR_VARIABLE, with_port};
+use crate::with_port;
 
 /// Check this computer and the mesh, and say what to do about what is not as it should be.
 #[derive(Args, Clone, Debug)]
@@ -34,11 +36,11 @@ pub struct DoctorArgs {
     /// Remove the status pages of dead nodes, as the next start of a node would
     #[arg(long)]
     pub clean: bool,
-    /// Print one line of JSON
+    /// Print one JSON document
     #[arg(long)]
     pub json: bool,
     /// Coordinator to look for [default: $SHMESH_COORDINATOR, else 127.0.0.1:7679]
-    #[arg(long, value_name = "HOST[:PORT]")]
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = parse_address)]
     pub coordinator: Option<String>,
     /// Which mesh, and its key.
     #[command(flatten)]
@@ -50,17 +52,21 @@ pub struct DoctorArgs {
 /// # Errors
 /// If a check fails.
 pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
+    let named = match &args.coordinator {
+        Some(named) => Some(named.clone()),
+        None => coordinator_of_environment()?,
+    };
     let mut all = of_this_computer(args.clean);
-    all.extend(of_the_mesh(args));
-    let mut out = std::io::stdout().lock();
+    all.extend(of_the_mesh(args, named));
     if args.json {
-        writeln!(out, "{}", json!({"checks": all}))?;
+        document(&json!({"checks": all}))?;
     } else {
+        let mut out = std::io::stdout().lock();
         for check in &all {
             write!(out, "{check}")?;
         }
+        out.flush()?;
     }
-    out.flush()?;
     let failed: Vec<&str> = all
         .iter()
         .filter(|check| check.level == Level::Fail)
@@ -149,9 +155,7 @@ fn pages() -> Vec<Page> {
 }
 
 /// Can the coordinator be reached, and would it let us in?
-fn of_the_mesh(args: &DoctorArgs) -> Vec<Check> {
-    let named = args.coordinator.clone();
-    let named = named.or_else(|| std::env::var(COORDINATOR_VARIABLE).ok());
+fn of_the_mesh(args: &DoctorArgs, named: Option<String>) -> Vec<Check> {
     let is_named = named.is_some();
     let address = with_port(&named.unwrap_or_else(|| "127.0.0.1".to_owned()));
     let port = checks::port(&address, is_named, connect(&address));

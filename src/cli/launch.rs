@@ -19,9 +19,11 @@ use clap::Args;
 
 use super::coordinator::join_host;
 use super::security::SecurityArgs;
+use super::time::{self, Time};
 use super::{Exit, Failure};
 use crate::launch::config::{CoordinatorEntry, Language, LaunchFile, NodeEntry, read};
 use crate::limits::{COORDINATOR_PORT, LAUNCH_DELAY_S_MAX};
+use crate::name::escaped_path;
 
 /// Start the nodes of a launch file together, and end them together.
 #[derive(Args, Clone, Debug)]
@@ -53,7 +55,8 @@ pub struct LaunchArgs {
     #[arg(long)]
     pub no_coordinator: bool,
     /// Time for a process to end before it is killed
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_grace,
+        allow_negative_numbers = true)]
     pub grace: Duration,
     /// Write what nodes print into files in this directory, NAME.log each
     #[arg(long, value_name = "DIR")]
@@ -72,11 +75,10 @@ pub struct LaunchArgs {
     pub security: SecurityArgs,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().ok().map(Duration::try_from_secs_f64);
-    let grace = seconds.and_then(Result::ok);
+fn parse_grace(text: &str) -> Result<Duration, String> {
+    let grace = text.parse().ok().map(|Time(grace)| grace);
     let grace = grace.filter(|grace| *grace <= Duration::from_secs(LAUNCH_DELAY_S_MAX));
-    grace.ok_or_else(|| format!("seconds, of 0 to {LAUNCH_DELAY_S_MAX}"))
+    grace.ok_or_else(|| format!("{}; at most {LAUNCH_DELAY_S_MAX} s", time::FORM))
 }
 
 /// Launches, until all nodes ended or a signal says so.
@@ -92,7 +94,7 @@ pub fn run(args: &LaunchArgs) -> Result<(), Failure> {
         return Err(Failure::usage(format!(
             "--exclude {}: {} has no such node; it has {}",
             crate::name::escaped(unknown),
-            path.display(),
+            escaped_path(&path),
             names.join(", ")
         )));
     }
@@ -117,7 +119,7 @@ fn chosen(args: &LaunchArgs) -> Result<PathBuf, Failure> {
 }
 
 fn load(path: &Path) -> Result<LaunchFile, Failure> {
-    let shown = path.display();
+    let shown = escaped_path(path);
     let language = match path.extension().and_then(|extension| extension.to_str()) {
         Some("toml") => Language::Toml,
         _ => Language::Yaml,

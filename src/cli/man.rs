@@ -8,6 +8,7 @@ use clap_mangen::Man;
 
 use super::Failure;
 use super::completions::visible;
+use crate::name::escaped_path;
 
 /// Print the manual page of mesh, or write those of all its commands.
 #[derive(Args, Clone, Debug)]
@@ -37,14 +38,15 @@ pub fn run(args: &ManArgs, tool: &Command) -> Result<(), Failure> {
         return Ok(out.flush()?);
     };
     std::fs::create_dir_all(dir)
-        .map_err(|error| anyhow::anyhow!("--dir {}: {error}", dir.display()))?;
+        .map_err(|error| anyhow::anyhow!("--dir {}: {error}", escaped_path(dir)))?;
     write(dir, &tool, "mesh")
 }
 
 /// A command that was built knows its whole name.
 fn page(tool: &Command) -> std::io::Result<Vec<u8>> {
     let mut page = Vec::new();
-    Man::new(tool.clone()).render(&mut page)?;
+    let source = concat!("mesh ", env!("CARGO_PKG_VERSION"));
+    Man::new(tool.clone()).source(source).render(&mut page)?;
     Ok(page)
 }
 
@@ -52,7 +54,7 @@ fn page(tool: &Command) -> std::io::Result<Vec<u8>> {
 fn write(dir: &Path, tool: &Command, name: &str) -> Result<(), Failure> {
     let path = dir.join(format!("{name}.1"));
     std::fs::write(&path, page(tool)?)
-        .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+        .map_err(|error| anyhow::anyhow!("{}: {error}", escaped_path(&path)))?;
     for verb in tool.get_subcommands() {
         write(dir, verb, &format!("{name}-{}", verb.get_name()))?;
     }

@@ -19,6 +19,7 @@ mod show;
 mod signals;
 pub mod speedtest;
 mod survey;
+mod time;
 pub mod top;
 pub mod topic;
 mod writing;
@@ -63,10 +64,13 @@ pub struct Failure {
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self {
-            exit: Exit::Failure,
-            error: error.into(),
-        }
+        let error = error.into();
+        // A key or a name that cannot be used was given so, whichever verb it was given to.
+        let exit = match error.downcast_ref() {
+            Some(Error::Key(_) | Error::InvalidName { .. }) => Exit::Usage,
+            _ => Exit::Failure,
+        };
+        Self { exit, error }
     }
 }
 
@@ -114,10 +118,21 @@ pub fn finish(tool: &str, outcome: Result<(), Failure>) -> ExitCode {
     exit.code().into()
 }
 
+/// What to do where no coordinator is: a library's advice would be for programs.
+pub(crate) const NO_COORDINATOR: &str = "start one with `mesh coordinator`, or say where it is \
+    with --coordinator or $SHMESH_COORDINATOR";
+
 /// An error and its causes, but for those that its text has already.
 pub(crate) fn full_text(error: &anyhow::Error) -> String {
     let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    for cause in error.chain() {
+        let cause = match cause.downcast_ref() {
+            Some(Error::CoordinatorUnreachable { address, source }) => {
+                let address = crate::name::escaped(address);
+                format!("no coordinator at {address}: {source}; {NO_COORDINATOR}")
+            }
+            _ => cause.to_string(),
+        };
         if !text.contains(&cause) {
             let separator = if text.is_empty() { "" } else { ": " };
             text.push_str(separator);

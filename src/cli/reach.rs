@@ -4,7 +4,8 @@ use super::security::SecurityArgs;
 use super::{Failure, runtime};
 use crate::id::NodeId;
 use crate::limits::VISIT_MS_MAX;
-use crate::node::{COORDINATOR_VARIABLE, Node, NodeBuilder, with_port};
+use crate::name::escaped;
+use crate::node::{COORDINATOR_VARIABLE, Node, NodeBuilder, is_address, with_port};
 use crate::topology::Topology;
 use crate::visit::Visit;
 use clap::Args;
@@ -13,7 +14,7 @@ use clap::Args;
 #[derive(Args, Clone, Debug, Default)]
 pub struct ReachArgs {
     /// Coordinator of the mesh [default: $SHMESH_COORDINATOR or 127.0.0.1:7679]
-    #[arg(long, value_name = "HOST[:PORT]")]
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = parse_address)]
     pub coordinator: Option<String>,
     /// Which mesh, and its key.
     #[command(flatten)]
@@ -23,14 +24,16 @@ pub struct ReachArgs {
 impl ReachArgs {
     pub(super) async fn visit(&self) -> Result<Visit, Failure> {
         let credentials = self.security.credentials()?;
-        Ok(Visit::begin(&self.address(), &credentials).await?)
+        Ok(Visit::begin(&self.address()?, &credentials).await?)
     }
 
     /// Where the coordinator is.
-    pub(super) fn address(&self) -> String {
-        let named = self.coordinator.clone();
-        let named = named.or_else(|| std::env::var(COORDINATOR_VARIABLE).ok());
-        with_port(named.as_deref().unwrap_or("127.0.0.1"))
+    pub(super) fn address(&self) -> Result<String, Failure> {
+        let named = match &self.coordinator {
+            Some(named) => Some(named.clone()),
+            None => coordinator_of_environment()?,
+        };
+        Ok(with_port(named.as_deref().unwrap_or("127.0.0.1")))
     }
 
     /// Who is in the mesh now.
@@ -62,6 +65,32 @@ impl ReachArgs {
         self.security.secure_node(builder)
     }
 }
+
+/// An address as people write it, for clap.
+pub(super) fn parse_address(text: &str) -> Result<String, String> {
+    match is_address(text) {
+        true => Ok(text.to_owned()),
+        false => Err(ADDRESS_FORM.into()),
+    }
+}
+
+/// What the environment says of where the coordinator is.
+pub(super) fn coordinator_of_environment() -> Result<Option<String>, Failure> {
+    let Some(named) = std::env::var_os(COORDINATOR_VARIABLE) else {
+        return Ok(None);
+    };
+    match named.to_str().map(parse_address) {
+        Some(Ok(named)) => Ok(Some(named)),
+        _ => {
+            let named = escaped(&named.to_string_lossy());
+            let text = format!("{COORDINATOR_VARIABLE} is `{named}`: {ADDRESS_FORM}");
+            Err(Failure::usage(text))
+        }
+    }
+}
+
+/// What an address looks like.
+const ADDRESS_FORM: &str = "expected HOST[:PORT], port 1-65535";
 
 /// The names of tools' nodes begin with this.
 const TOOL: &str = "mesh-";

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::cli::show::type_text;
 use crate::codec::check_msgpack;
 use crate::limits::FORMS_MAX;
+use crate::name::is_order;
 use crate::node::Node;
 use crate::schema::{Reader, SchemaError};
 use crate::topology::{Encoding, TopicType};
@@ -298,22 +299,19 @@ fn items_and_end(json: &[u8], start: usize) -> (usize, usize) {
     (count, at + 1)
 }
 
-/// Escapes what terminals take for orders and JSON lets through: DEL and the upper controls, which
-/// are in texts only.
+/// Escapes what terminals take for orders and JSON lets through, which is in texts only.
 fn escape_controls(json: &mut Vec<u8>, start: usize) {
-    let is_control = |pair: &[u8]| pair[0] == 0xc2 && (0x80..0xa0).contains(&pair[1]);
-    let text = &json[start..];
-    if !text.contains(&0x7f) && !text.windows(2).any(is_control) {
+    // Those of ASCII are escaped already, but for DEL.
+    let is_suspect = |byte: &u8| *byte == 0x7f || !byte.is_ascii();
+    if !json[start..].iter().any(is_suspect) {
         return;
     }
     // Bytes of a text that was one stay one.
     let text = String::from_utf8_lossy(&json.split_off(start)).into_owned();
     for c in text.chars() {
-        match c {
-            '\u{7f}'..='\u{9f}' => {
-                json.extend_from_slice(format!("\\u{:04x}", u32::from(c)).as_bytes());
-            }
-            c => json.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        match is_order(c) {
+            true => json.extend_from_slice(format!("\\u{:04x}", u32::from(c)).as_bytes()),
+            false => json.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
         }
     }
 }
@@ -429,8 +427,10 @@ mod tests {
 
     #[test]
     fn terminals_get_no_orders() {
-        let mut json = "x\"\u{9b}31m\u{7f}\u{e9}\"".as_bytes().to_vec();
+        let text = "x\"\u{9b}31m\u{7f}\u{e9}\u{202e}\u{2066}\u{2069}\u{80}\u{1f600}\"";
+        let mut json = text.as_bytes().to_vec();
         escape_controls(&mut json, 1);
-        assert_eq!(json, "x\"\\u009b31m\\u007f\u{e9}\"".as_bytes());
+        let expected = "x\"\\u009b31m\\u007f\u{e9}\\u202e\\u2066\\u2069\\u0080\u{1f600}\"";
+        assert_eq!(String::from_utf8(json).unwrap(), expected);
     }
 }

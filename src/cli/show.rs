@@ -16,6 +16,13 @@ pub(super) fn document(value: &Value) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
+/// Prints one of several things as a line. Documents are indented; lines come as things happen.
+pub(super) fn line(value: &Value) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{value}")?;
+    Ok(out.flush()?)
+}
+
 /// A table for people. On a terminal that is too narrow for it each row is a paragraph.
 #[derive(Debug)]
 pub(super) struct Table<const N: usize> {

@@ -37,6 +37,15 @@ impl Ends {
         })
         .await;
     }
+
+    /// What comes of it, unless one of them comes first.
+    pub(super) async fn unless<T>(&mut self, doing: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.recv() => None,
+            done = doing => Some(done),
+        }
+    }
 }
 
 /// The signals at which a tool ends well: Ctrl-C, SIGTERM, and SIGHUP, which comes when a terminal

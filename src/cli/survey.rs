@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::name::is_pattern;
+use crate::name::{escaped, is_pattern};
 use crate::service::{REPLIES, REQUESTS};
 use crate::topology::{Endpoint, NodeInfo, Role, TopicType, Topology};
 
@@ -107,6 +107,17 @@ pub(super) fn services(topology: &Topology) -> BTreeMap<&str, ServiceEnds<'_>> {
         }
     }
     services
+}
+
+/// The names of their nodes.
+pub(super) fn names<'a>(ends: &[End<'a>]) -> Vec<&'a str> {
+    ends.iter().map(|end| end.node.name.as_str()).collect()
+}
+
+/// The same, for people.
+pub(super) fn names_text(ends: &[End<'_>]) -> String {
+    let names: Vec<String> = names(ends).into_iter().map(escaped).collect();
+    names.join(", ")
 }
 
 /// What a node has to do with topics and services.

@@ -535,13 +535,16 @@ impl Drop for HostListener {
 /// Makes the runtime directory for this user alone, or checks that it is.
 fn make_private(dir: &Path) -> Result<(), Error> {
     use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
-    let what = "make the runtime directory";
+    let unmade = |source| Error::RuntimeDir {
+        dir: dir.to_owned(),
+        source,
+    };
     let made = std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(dir);
-    made.map_err(|source| Error::Io { what, source })?;
-    let metadata = std::fs::symlink_metadata(dir).map_err(|source| Error::Io { what, source })?;
+    made.map_err(unmade)?;
+    let metadata = std::fs::symlink_metadata(dir).map_err(unmade)?;
     let uid = rustix::process::geteuid().as_raw();
     if !metadata.is_dir() || metadata.uid() != uid || metadata.mode() & 0o022 != 0 {
         let reason = format!(

@@ -56,3 +56,5 @@ mod tools;
 mod top;
 mod top_numbers;
 mod untyped;
+mod usage;
+mod waiting;

@@ -60,7 +60,7 @@ fn example() -> Move {
         angle,
     };
     Move {
-        frame: "map \"left\" \u{9b}31m".into(),
+        frame: "map \"left\" \u{9b}31m\u{202e}".into(),
         speed: 200,
         joints: vec![joint("elbow", 0.5), joint("wrist", -1.25)],
         note: None,
@@ -312,7 +312,10 @@ fn a_terminal_gets_no_orders_and_narrow_ones_get_paragraphs() {
     moves.wait_for_listener_blocking(PATIENCE).unwrap();
     moves.publish(&example()).unwrap();
     let said = ended_well(&mut echo);
-    assert!(said.contains("map \\\"left\\\" \\u009b31m"), "{said:?}");
+    assert!(
+        said.contains("map \\\"left\\\" \\u009b31m\\u202e"),
+        "{said:?}"
+    );
     let list = ended_well(&mut terminal("topic list"));
     let first = "\x1b[1mTOPIC\x1b[0m arm/move\r\n\x1b[1mTYPE\x1b[0m Move (rkyv)\r\n";
     assert!(list.starts_with(first), "{list:?}");
@@ -342,7 +345,19 @@ fn json_becomes_a_message_of_the_subscribers_type() {
             &TEXT.replace("0.5", "\"abc\""),
             &["joints[0].angle", "f32", "\"abc\""],
         ),
-        ("{}", &["frame"]),
+        ("{}", &["frame: expected a text, found nothing"]),
+        (
+            &TEXT.replace("\"map\"", "1"),
+            &["frame: expected a text, found 1"],
+        ),
+        (
+            &TEXT.replace("0.5", "1e400"),
+            &["no JSON: at joints[0].angle: number out of range"],
+        ),
+        (
+            &TEXT.replace("0.5", "0.5,\"angle\":1"),
+            &["no JSON: at joints[0].angle: this field is there twice"],
+        ),
     ] {
         let (code, said) = failure_of(&mut send(json, ""));
         assert_eq!(code, Some(2), "{json}: {said}");
@@ -395,15 +410,17 @@ fn other_topics_get_json_bytes_or_a_reason() {
         let listed = out_of(&mut tool_of(&mesh, "topic info both"));
         listed.contains("u8 (json)") && listed.contains("bytes (raw)")
     });
-    for (topic, json, needle) in [
-        ("raw", "[256]", "raw bytes"),
-        ("nobody", "1", "--json-topic"),
-        ("both", "1", "contended for by bytes (raw), u8 (json)"),
-        ("a/*", "1", "invalid name"),
-        ("a\x1b[2J", "1", "\\u{1b}"),
+    for (topic, json, expected, needle) in [
+        ("raw", "[1, 2, 300]", 2, "raw bytes: [2]: "),
+        ("raw", "{}", 2, "raw bytes"),
+        ("nobody", "1", 1, "--json-topic"),
+        ("both", "1", 2, "contended for by bytes (raw), u8 (json)"),
+        ("a/*", "1", 2, "invalid name"),
+        ("@requests/echo", "1", 2, "belongs to a service"),
+        ("a\x1b[2J", "1", 2, "\\u{1b}"),
     ] {
         let (code, said) = failure_of(&mut send(topic, json, "--no-wait"));
-        assert_eq!(code, Some(2), "{topic}: {said}");
+        assert_eq!(code, Some(expected), "{topic}: {said}");
         assert!(
             said.contains(needle) && !said.contains('\x1b'),
             "{topic}: {said}"

@@ -128,6 +128,7 @@ fn help_of_every_verb_has_examples_and_exit_codes() {
         "topic",
         "topic list",
         "topic info",
+        "topic type",
         "topic hz",
         "topic bw",
         "topic delay",
@@ -165,6 +166,7 @@ fn tables_say_who_does_what() {
         "topic info arm/joints",
         "topic info arm/*",
         "service list",
+        "service list -v",
         "service info grip",
         "service info weigh",
     ] {
@@ -213,7 +215,11 @@ fn json_is_one_document_with_the_same() {
     assert_eq!(info["types"][0]["name"], "Vec<f64>");
     assert_eq!(info["subscribers"][0]["topic"], "arm/**");
     assert_eq!(said("service info grip")["providers"][0]["name"], "arm");
-    assert_eq!(said("service list")["services"][1]["callers"], 1);
+    assert_eq!(
+        said("service list")["services"][1]["callers"],
+        serde_json::json!(["camera"])
+    );
+    assert_eq!(nodes["nodes"][0]["provider_count"], 1);
     // By its id, too.
     let id = robot.nodes[1].id();
     assert_eq!(
@@ -233,12 +239,11 @@ fn what_is_not_there_is_said_in_a_line() {
         ("topic hz a//b", "invalid name"),
         ("topic hz a --interval=-1", "--interval"),
         ("service info none", "`mesh service list`"),
-        ("node list --authkey short", ""),
+        ("node list --authkey short", "bytes"),
     ] {
         let output = tool_of(&mesh, words).output().unwrap();
         let said = text(&output.stderr);
-        let expected = if needle.is_empty() { 1 } else { 2 };
-        assert_eq!(output.status.code(), Some(expected), "{words}: {said}");
+        assert_eq!(output.status.code(), Some(2), "{words}: {said}");
         assert!(said.contains(needle), "{words}: {said}");
     }
     for verb in [
@@ -295,7 +300,7 @@ fn a_node_that_is_killed_leaves_and_says_why() {
     eventually("all are there", || {
         out_of(&mut tool_of(&mesh, "node list")).lines().count() == 5
     });
-    let said = out_of(&mut tool_of(&mesh, "node kill b"));
+    let said = out_of(&mut tool_of(&mesh, "node kill b --yes"));
     let pid = std::process::id();
     assert_eq!(said, format!("b left (process {pid})\n").repeat(2));
     let [a, b, b2, c] = waiting;
@@ -318,7 +323,10 @@ fn a_node_that_is_stopped_is_named_as_one_that_did_not_leave() {
     let mesh = Mesh::start_with(|coordinator| coordinator.with_lease(PATIENCE));
     let child = mesh.child("stopped");
     child.signal(Signal::STOP);
-    let (code, said) = failure_of(&mut tool_of(&mesh, "node kill stopped --timeout 0.2"));
+    let (code, said) = failure_of(&mut tool_of(
+        &mesh,
+        "node kill stopped --yes --timeout 200ms",
+    ));
     assert_eq!(code, Some(1));
     assert!(
         said.contains("did not leave within 0.2 s: stopped (process "),
@@ -345,7 +353,7 @@ fn who_has_no_key_neither_looks_nor_kills() {
         out_of(command.arg("--authkey-file").arg(&file))
     };
     assert!(with_key("node list").contains("\nn "));
-    assert!(with_key("node kill n").contains("n left"));
+    assert!(with_key("node kill n --yes").contains("n left"));
     assert_eq!(node.forever_blocking().unwrap(), End::Dismissed);
 }
 
@@ -398,10 +406,7 @@ fn rates_sizes_and_delays_are_measured() {
         ("bw", "bytes_per_s"),
         ("delay", "delay_s"),
     ] {
-        let mut command = tool_of(
-            &mesh,
-            &format!("topic {verb} t --count 200 --window 50 --json"),
-        );
+        let mut command = tool_of(&mesh, &format!("topic {verb} t -c 200 --window 50 --json"));
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         publisher.wait_for_listener_blocking(PATIENCE).unwrap();
         let mut sent = 0_u64;
@@ -467,6 +472,21 @@ fn output_that_nobody_reads_is_no_failure() {
 }
 
 #[test]
+fn where_nobody_can_be_asked_nobody_is_killed_without_yes() {
+    let mesh = Mesh::start();
+    let _node = mesh.node("n");
+    eventually("the node is there", || {
+        out_of(&mut tool_of(&mesh, "node list")).contains("\nn ")
+    });
+    for words in ["node kill n", "node kill --all"] {
+        let (code, said) = failure_of(&mut tool_of(&mesh, words));
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains("--yes") && said.contains(" n;"), "{said}");
+    }
+    assert!(out_of(&mut tool_of(&mesh, "node list")).contains("\nn "));
+}
+
+#[test]
 fn before_it_kills_it_asks_who_sits_at_a_terminal() {
     let mesh = Mesh::start();
     let node = mesh.node("n");
@@ -481,12 +501,15 @@ fn before_it_kills_it_asks_who_sits_at_a_terminal() {
         script.stdin(Stdio::piped()).stdout(Stdio::piped());
         let child = script.spawn().unwrap();
         writeln!(child.stdin.as_ref().unwrap(), "{answer}").unwrap();
-        let said = text(&child.wait_with_output().unwrap().stdout);
+        let output = child.wait_with_output().unwrap();
+        let said = text(&output.stdout);
         assert!(
-            said.contains("Ask 1 nodes to leave the mesh: n? [y/N]"),
+            said.contains("Ask 1 node to leave the mesh: n? [y/N]"),
             "{said}"
         );
         assert_eq!(said.contains("n left"), is_left, "{said}");
+        assert_eq!(said.contains("nobody was told to leave"), !is_left);
+        assert_eq!(output.status.code(), Some(if is_left { 0 } else { 1 }));
     }
     assert_eq!(node.forever_blocking().unwrap(), End::Dismissed);
 }

@@ -329,7 +329,7 @@ fn tools_say_of_nodes_of_other_hosts_what_these_count_and_no_more() {
     let (far, near) = (node("top-far"), node("top-here"));
     assert_eq!(far["state"], "far");
     assert_eq!(
-        (&far["publishers"], &far["subscribers"]),
+        (&far["publisher_count"], &far["subscriber_count"]),
         (&1.into(), &0.into())
     );
     assert_eq!((&far["sent"], &far["sent_bytes"]), (&5.into(), &500.into()));

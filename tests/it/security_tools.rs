@@ -112,7 +112,7 @@ fn a_key_that_cannot_be_used_opens_nothing() {
     let refused = |command: &mut Command, reason: &str| {
         let output = output(command.args(["coordinator", "--port", "0"]));
         let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains(reason), "{said}");
         assert!(output.stdout.is_empty(), "it never listened");
     };

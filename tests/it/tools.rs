@@ -123,7 +123,10 @@ fn every_shell_gets_its_completions_without_what_is_hidden() {
             out.contains("launch") && out.contains("exclude"),
             "{shell}: {out}"
         );
-        assert!(!out.contains("launch-child"), "{shell}");
+        for hidden in ["launch-child", "kept", "until-eof", "reference"] {
+            let is_bare = out.contains("The other end of the bare reference");
+            assert!(!out.contains(hidden) && !is_bare, "{shell}: {hidden}");
+        }
     }
     let (code, _, err) = mesh(&["completions", "csh"]);
     assert_eq!(code, Some(2));
@@ -131,6 +134,21 @@ fn every_shell_gets_its_completions_without_what_is_hidden() {
     let (_, script, _) = mesh(&["completions", "bash"]);
     let parsed = Command::new("bash").args(["-n", "-c", &script]).status();
     assert!(parsed.unwrap().success(), "bash reads it");
+    for (line, function, word) in [
+        ("mesh topic pu", "_mesh", "pub"),
+        ("mesh-speedtest lo", "_mesh__speedtest", "local"),
+    ] {
+        let last = line.split(' ').count() - 1;
+        let program = line.split(' ').next().unwrap();
+        let asked = format!(
+            "COMP_WORDS=({line}); COMP_CWORD={last}; {function} {program}; echo ${{COMPREPLY[@]}}"
+        );
+        let words = ["-c", &format!("{script}\n{asked}")];
+        let output = Command::new("bash").args(words).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let is_offered = said.split_whitespace().any(|said| said == word);
+        assert!(is_offered, "{line}: {said}");
+    }
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let status = Command::new(MESH)
@@ -164,12 +182,17 @@ fn every_command_has_a_manual_page() {
         assert!(names.iter().any(|there| there == name), "{name}: {names:?}");
     }
     assert!(
-        !names.iter().any(|name| name.contains("child")),
+        !names
+            .iter()
+            .any(|name| name.contains("child") || name.contains("reference")),
         "{names:?}"
     );
     for name in &names {
         let text = std::fs::read_to_string(pages.join(name)).unwrap();
         assert!(text.contains(".TH ") && text.contains(".SH NAME"), "{name}");
+        let title = text.lines().find(|line| line.starts_with(".TH ")).unwrap();
+        let source = format!("\"mesh {}\"", env!("CARGO_PKG_VERSION"));
+        assert!(title.contains(&source), "{name}: {title}");
     }
     let (code, out, _) = mesh(&["man"]);
     assert_eq!(code, Some(0));

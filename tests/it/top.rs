@@ -333,8 +333,8 @@ fn numbers_are_those_of_the_mesh() {
     let topic = topics.iter().find(|topic| topic["topic"] == "top/counted");
     for said in [ours, topic.unwrap()] {
         for (name, expected) in [
-            ("publishers", 1),
-            ("subscribers", 1),
+            ("publisher_count", 1),
+            ("subscriber_count", 1),
             ("sent", 20),
             ("sent_bytes", 20_000),
             ("received", 16),
@@ -430,7 +430,7 @@ fn nodes_whose_pages_cannot_be_read_are_asked_what_they_count() {
     let [asked, silent] = said();
     assert!(asked["sent_per_s"].as_f64().unwrap() > 0.0, "{asked}");
     assert_eq!(
-        (&silent["publishers"], &silent["sent"]),
+        (&silent["publisher_count"], &silent["sent"]),
         (&1.into(), &Value::Null)
     );
     child.signal(Signal::CONT);
@@ -454,14 +454,38 @@ fn a_coordinator_names_those_without_a_page_and_may_be_missing() {
     let found = of_pid(&document, paged.id()).expect("the coordinator knows it");
     assert_eq!(found["state"], "unseen");
     assert_eq!(found["sent"], Value::Null);
-    let said = document["coordinator"].as_str().unwrap();
-    assert!(said.contains(&mesh.address), "{said}");
+    let expected = serde_json::json!({
+        "address": mesh.address, "reached": true, "error": null,
+    });
+    assert_eq!(document["coordinator"], expected);
     assert_eq!(node.peers().len(), 1, "nobody is told of it");
 
     let nowhere = free_address();
     let document = json(&["--coordinator", &nowhere]);
-    let said = document["coordinator"].as_str().unwrap();
-    assert!(said.contains("is not there"), "{said}");
+    let said = &document["coordinator"];
+    assert_eq!(
+        (&said["address"], &said["reached"]),
+        (&nowhere.clone().into(), &false.into())
+    );
+    let text = top(&["--once", "--interval", "0.05", "--coordinator", &nowhere]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    for said in [said["error"].as_str().unwrap(), &text] {
+        assert!(
+            said.contains("`mesh coordinator`") && said.contains("--coordinator"),
+            "{said}"
+        );
+    }
+    assert!(
+        text.contains(&format!("coordinator {nowhere} is not there")),
+        "{text}"
+    );
+    let keyed = Mesh::start_with(|coordinator| coordinator.with_auth_key(crate::security::key()));
+    let said = json(&["--coordinator", &keyed.address])["coordinator"].clone();
+    assert_eq!(said["reached"], false);
+    assert!(
+        said["error"].as_str().unwrap().contains("--authkey-file"),
+        "{said}"
+    );
     let mut screen = Screen::start(100, 10, &["--coordinator", &nowhere]);
     screen.wait_for("127.0.0.1:");
     screen.press("q");

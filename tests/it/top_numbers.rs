@@ -277,7 +277,7 @@ fn what_a_pattern_receives_is_with_each_of_its_topics() {
         ("top/of/*", 24, 4),
     ] {
         let said = of(&seen, "topics", "topic", topic).unwrap();
-        assert_eq!(said["subscribers"], 1, "{said}");
+        assert_eq!(said["subscriber_count"], 1, "{said}");
         assert_eq!(said["received"], received, "{said}");
         assert_eq!(said["received_bytes"], received * 5, "{said}");
         assert_eq!(said["lost"]["overwritten"], lost, "{said}");
@@ -285,7 +285,7 @@ fn what_a_pattern_receives_is_with_each_of_its_topics() {
     let id = node.id().to_string();
     let said = of(&seen, "nodes", "id", &id).unwrap();
     assert_eq!(
-        (&said["subscribers"], &said["received"]),
+        (&said["subscriber_count"], &said["received"]),
         (&1.into(), &24.into())
     );
     drop(publishers);

@@ -12,7 +12,7 @@ use super::files::{Files, Series};
 use super::input::{self, InputArgs, names_text};
 use super::units::{Size, Time};
 use crate::bag::{BagError, Config, Converted, Converter, Ending, Recorder, Split, To};
-use crate::name::escaped;
+use crate::name::{escaped, escaped_path};
 
 /// Write a recording anew: whole again after a crash, without damaged parts, compressed, split, or
 /// with JSON messages, which Foxglove shows without knowing our types.
@@ -124,7 +124,7 @@ fn convert(
             BagError::Io { what: "read", .. } => input::of(path, error),
             _ => input::of(recorder.target().at(), error),
         })?;
-        let path = path.display();
+        let path = escaped_path(path);
         if reader.ending() == Some(Ending::Cut) {
             eprintln!(
                 "note: {path} has no end: its recorder was killed, or writes it still. All before \

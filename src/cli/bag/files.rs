@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use super::units::moment_name;
 use crate::bag::{Target, is_ours};
 use crate::cli::Failure;
+use crate::name::escaped_path;
 
 /// What the files of a recorder are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +86,7 @@ impl Files {
     /// Refuses a name that cannot be meant, and one where something is that must stay.
     pub(super) fn check(&self) -> Result<(), Failure> {
         let given = self.base.as_path();
-        let shown = given.display();
+        let shown = escaped_path(given);
         if given.as_os_str() == "-" {
             return Err(Failure::usage(
                 "--output -: a recording needs a file, for what is in it is known at its end; name \
@@ -95,12 +96,12 @@ impl Files {
         if given.is_dir() || given.as_os_str().as_bytes().ends_with(b"/") {
             return Err(Failure::usage(format!(
                 "--output {shown} is a directory; name a file in it, as in {}",
-                given.join("run").display()
+                escaped_path(&given.join("run"))
             )));
         }
         for path in [given, self.at()] {
             if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-                let shown = path.display();
+                let shown = escaped_path(path);
                 return Err(Failure::usage(format!(
                     "--output {shown} is no regular file; name another"
                 )));
@@ -119,12 +120,12 @@ impl Files {
             Some(part) if self.may_overwrite => Err(Failure::usage(format!(
                 "{} would look like a part of the recording, and is none that may be removed: \
                  `mesh` did not write it; name another with --output",
-                part.display()
+                escaped_path(part)
             ))),
             Some(part) => Err(Failure::usage(format!(
                 "{} is there already, and would look like a part of the recording; name another \
                  with --output, or allow --overwrite, which removes it",
-                part.display()
+                escaped_path(part)
             ))),
         }
     }
@@ -135,8 +136,9 @@ impl Files {
             return Ok(());
         }
         for part in parts(&self.stem) {
-            std::fs::remove_file(&part)
-                .map_err(|error| anyhow::anyhow!("cannot remove {}: {error}", part.display()))?;
+            std::fs::remove_file(&part).map_err(|error| {
+                anyhow::anyhow!("cannot remove {}: {error}", escaped_path(&part))
+            })?;
         }
         Ok(())
     }
@@ -200,7 +202,7 @@ impl Target for Files {
 pub(super) fn taken(path: &Path) -> Failure {
     Failure::usage(format!(
         "{} is there already; name another with --output, or allow --overwrite",
-        path.display()
+        escaped_path(path)
     ))
 }
 

@@ -10,7 +10,7 @@ use super::Failure;
 use super::input::{self, InputArgs, names_text};
 use super::units::{moment_text, size_text};
 use crate::bag::{ChannelSummary, Summary};
-use crate::name::escaped;
+use crate::name::{escaped, escaped_path};
 
 /// Say what is in a recording: topics, messages, times, and what the recorder missed.
 #[derive(Args, Clone, Debug)]
@@ -46,10 +46,10 @@ pub(super) fn run(args: &InfoArgs) -> Result<(), Failure> {
         let of_file = Summary::read(&mut file, len, args.check);
         let mut of_file = of_file.map_err(|error| input::of(path, error))?;
         if of_file.is_cut {
-            eprintln!("note: {}: {CUT}; {REPAIR}", path.display());
+            eprintln!("note: {}: {CUT}; {REPAIR}", escaped_path(path));
         }
         for damage in &mut of_file.damages {
-            *damage = format!("{}: {damage}", path.display());
+            *damage = format!("{}: {damage}", escaped_path(path));
         }
         summary.add(of_file);
     }

@@ -9,6 +9,7 @@ use clap::Args;
 use super::files::{PREFIX, SUFFIX};
 use crate::bag::{BagError, BagReader};
 use crate::cli::Failure;
+use crate::name::escaped_path;
 
 /// Which recording is read.
 #[derive(Args, Clone, Debug)]
@@ -33,7 +34,7 @@ impl InputArgs {
             .zip(named)
             .find(|(at, path)| named[*at..].contains(path))
         {
-            let again = again.display();
+            let again = escaped_path(again);
             return Err(Failure::usage(format!("{again} is named twice")));
         }
         let paths = match named.is_empty() {
@@ -76,9 +77,9 @@ fn first_ns(path: &Path) -> Result<u64, Failure> {
 pub(super) fn names_text(paths: &[PathBuf]) -> String {
     match paths {
         [] => "no file".into(),
-        [only] => only.display().to_string(),
-        [first, _] => format!("{} and 1 more file", first.display()),
-        [first, rest @ ..] => format!("{} and {} more files", first.display(), rest.len()),
+        [only] => escaped_path(only).to_string(),
+        [first, _] => format!("{} and 1 more file", escaped_path(first)),
+        [first, rest @ ..] => format!("{} and {} more files", escaped_path(first), rest.len()),
     }
 }
 
@@ -151,7 +152,7 @@ pub(super) fn open(path: &Path) -> Result<(File, u64), Failure> {
         Ok((file, metadata.len()))
     });
     opened.map_err(|error| {
-        let text = format!("cannot open {}: {error}", path.display());
+        let text = format!("cannot open {}: {error}", escaped_path(path));
         match error.kind() {
             io::ErrorKind::NotFound => Failure::usage(text),
             _ => anyhow::anyhow!(text).into(),
@@ -170,9 +171,7 @@ pub(super) fn reader(path: &Path) -> Result<BagReader<BufReader<File>>, Failure>
 pub(super) fn of(path: &Path, error: BagError) -> Failure {
     match error {
         BagError::Option(text) => Failure::usage(text),
-        error => anyhow::Error::new(error)
-            .context(path.display().to_string())
-            .into(),
+        error => anyhow::Error::new(error).context(escaped_path(path)).into(),
     }
 }
 

@@ -22,7 +22,7 @@ use super::units::Time;
 use super::{Failure, ReachArgs};
 use crate::bag::{Channel, Ending, Remap, Rename, Schedule, Span, Summary};
 use crate::message::Untyped;
-use crate::name::{self, escaped};
+use crate::name::{self, escaped, escaped_path};
 use crate::node::Node;
 use crate::publisher::Publisher;
 use crate::topology::{Encoding, TopicType};
@@ -326,9 +326,9 @@ impl Player {
             match news.map_err(|error| input::of(&path, error))? {
                 News::Damage(error) => {
                     self.damages += 1;
-                    eprintln!("warning: {}: left out: {error}", path.display());
+                    eprintln!("warning: {}: left out: {error}", escaped_path(&path));
                 }
-                News::End(Ending::Cut) => eprintln!("note: {}: {CUT}", path.display()),
+                News::End(Ending::Cut) => eprintln!("note: {}: {CUT}", escaped_path(&path)),
                 News::End(Ending::Whole) => {}
                 News::Messages(batch) => {
                     for (message, payload) in batch.messages() {

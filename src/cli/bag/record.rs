@@ -27,7 +27,7 @@ use crate::limits::{
     BAG_DEPTH_DEFAULT, BAG_LAST_BYTES_DEFAULT, SCHEMA_MS_MAX, TOPICS_PER_SUBSCRIBER_MAX,
 };
 use crate::message::Untyped;
-use crate::name::{self, escaped};
+use crate::name::{self, escaped, escaped_path};
 use crate::node::{Node, block_on};
 use crate::sample::Sample;
 use crate::subscriber::Subscriber;
@@ -251,7 +251,7 @@ impl Recording {
                 "pid": std::process::id(),
             }),
             || match args.last {
-                None => format!("recording {} to {}", topics.join(" "), path.display()),
+                None => format!("recording {} to {}", topics.join(" "), escaped_path(path)),
                 Some(last) => format!(
                     "keeping the last {:?} of {}; kill -USR1 {} writes them",
                     last.0,
@@ -520,7 +520,7 @@ impl Recording {
             false => "",
         };
         let _ = self.say(&word, || {
-            format!("saved {messages} messages to {}{short}", path.display())
+            format!("saved {messages} messages to {}{short}", escaped_path(path))
         });
     }
 

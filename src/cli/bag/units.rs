@@ -1,43 +1,11 @@
 //! Times and sizes, as people write and read them.
 
 use std::str::FromStr;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-/// A time like `30s`, `1.5m` or `200ms`; without a unit in seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Time(pub Duration);
-
-impl FromStr for Time {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (number, unit) = split(text);
-        let unit_s = match unit {
-            "" | "s" => 1.0,
-            "ms" => 1e-3,
-            "m" | "min" => 60.0,
-            "h" => 3600.0,
-            _ => return Err("expected a time like 30s, 200ms, 5m or 2h".into()),
-        };
-        let seconds = number.parse::<f64>().map(|number| number * unit_s);
-        let time = seconds
-            .ok()
-            .and_then(|s| Duration::try_from_secs_f64(s).ok());
-        time.map(Self)
-            .ok_or_else(|| "expected a time like 30s, 200ms, 5m or 2h".into())
-    }
-}
-
-impl Time {
-    /// In nanoseconds.
-    #[must_use]
-    pub fn ns(self) -> u64 {
-        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
-    }
-}
+pub(super) use crate::cli::time::Time;
 
 /// A number of bytes like `500M`, `1.5GB` or `64KiB`: steps of 1000, or of 1024 with an `i`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,15 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_and_sizes_are_read_as_they_are_written() {
-        for (text, ms) in [
-            ("30s", 30_000),
-            ("1.5m", 90_000),
-            ("200ms", 200),
-            ("2h", 7_200_000),
-        ] {
-            assert_eq!(text.parse(), Ok(Time(Duration::from_millis(ms))), "{text}");
-        }
+    fn sizes_are_read_as_they_are_written() {
         for (text, bytes) in [
             ("7", 7),
             ("500M", 500_000_000),
@@ -143,9 +103,6 @@ mod tests {
             ("1.5GB", 1_500_000_000),
         ] {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
-        }
-        for text in ["", "s", "-1s", "1d", "1e400h", "nan"] {
-            assert!(text.parse::<Time>().is_err(), "{text}");
         }
         for text in ["", "0", "M", "5X", "5i", "-5M", "1e99", "99999999T"] {
             assert!(text.parse::<Size>().is_err(), "{text}");

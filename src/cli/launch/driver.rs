@@ -31,6 +31,7 @@ use crate::launch::config::NodeEntry;
 use crate::launch::lines::Lines;
 use crate::launch::plan::{Action, End, NodePlan, Plan, Told, Unit};
 use crate::limits::{LAUNCH_KILL_MS_MAX, LAUNCH_LOOK_MS, LINE_BYTES_MAX};
+use crate::name::escaped_path;
 use crate::security::{AUTH_KEY_FILE_VARIABLE, AUTH_KEY_VARIABLE};
 use crate::{AuthKey, COORDINATOR_VARIABLE, Node};
 
@@ -103,8 +104,9 @@ impl<'a> Launch<'a> {
         path: &'a Path,
     ) -> Result<Self, Failure> {
         if let Some(dir) = &args.log_dir {
-            std::fs::create_dir_all(dir)
-                .map_err(|error| Failure::usage(format!("--log-dir {}: {error}", dir.display())))?;
+            std::fs::create_dir_all(dir).map_err(|error| {
+                Failure::usage(format!("--log-dir {}: {error}", escaped_path(dir)))
+            })?;
         }
         let nodes = selection.nodes.iter();
         let names: Vec<String> = nodes.flat_map(|node| labels(node)).collect();
@@ -266,7 +268,7 @@ impl<'a> Launch<'a> {
                 .create(true)
                 .append(true)
                 .open(&path)
-                .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+                .map_err(|error| anyhow::anyhow!("{}: {error}", escaped_path(&path)))?;
             command.stdout(file.try_clone()?).stderr(file);
         } else {
             let ((out, their_out), (err, their_err)) = (std::io::pipe()?, std::io::pipe()?);

@@ -10,7 +10,7 @@ use crate::cli::Failure;
 use crate::cli::coordinator::join_host;
 use crate::launch::config::{NodeEntry, Restart};
 use crate::launch::plan::End;
-use crate::name::escaped;
+use crate::name::{escaped, escaped_path};
 
 /// Prints what would be started, in order. Values of variables may be secrets and are left out.
 pub(super) fn dry_run(
@@ -39,10 +39,12 @@ pub(super) fn dry_run(
         }
         return Ok(());
     }
-    writeln!(out, "{}:", path.display())?;
+    writeln!(out, "{}:", escaped_path(path))?;
     match (listen, address) {
-        (Some(listen), _) => writeln!(out, "coordinator at {listen}")?,
-        (None, Some(address)) => writeln!(out, "no coordinator; nodes use {address}")?,
+        (Some(listen), _) => writeln!(out, "coordinator at {}", escaped(&listen))?,
+        (None, Some(address)) => {
+            writeln!(out, "no coordinator; nodes use {}", escaped(&address))?;
+        }
         (None, None) => writeln!(out, "no coordinator")?,
     }
     for node in &selection.nodes {
@@ -112,7 +114,7 @@ fn sentence(node: &NodeEntry) -> String {
         more.push(format!("priority {priority}"));
     }
     if let Some(cwd) = &node.cwd {
-        more.push(format!("in {}", cwd.display()));
+        more.push(format!("in {}", escaped_path(cwd)));
     }
     if !node.env.is_empty() {
         let names: Vec<&str> = node.env.iter().map(|(name, _)| name.as_str()).collect();

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::info::named;
 use crate::cli::reach::ReachArgs;
 use crate::cli::show::{document, node_json};
+use crate::cli::time::Time;
 use crate::cli::{Failure, runtime};
 use crate::name::escaped;
 use crate::topology::NodeInfo;
@@ -18,14 +19,14 @@ use crate::visit::Visit;
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
-  mesh node kill camera            all nodes of that name; asks first on a terminal
+  mesh node kill camera            all nodes of that name; asks first
   mesh node kill camera lidar --yes
   mesh node kill --all --yes
 
 A node that is asked lets its handlers finish, and closes. Its program goes on, unless it ends when
 `forever()` returns, as most do.
-Exit codes: 0 they left, 1 no coordinator, or some did not leave in time, 2 no such node, or wrong
-usage.")]
+Exit codes: 0 they left, 1 no coordinator, some did not leave in time, or the answer was no, 2 no
+such node, no terminal to ask at and no --yes, or wrong usage.")]
 pub struct KillArgs {
     /// Names or ids of the nodes
     #[arg(value_name = "NAME", required_unless_present = "all")]
@@ -33,12 +34,17 @@ pub struct KillArgs {
     /// All nodes there are
     #[arg(long, conflicts_with = "nodes")]
     pub all: bool,
-    /// Do not ask first
+    /// Do not ask first; without a terminal to ask at nobody is told to leave unless it is given
     #[arg(long, short)]
     pub yes: bool,
-    /// How long to wait for them to leave, in seconds
-    #[arg(long, value_name = "S", default_value_t = 5.0)]
-    pub timeout: f64,
+    /// How long to wait for them to leave
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "5s",
+        allow_negative_numbers = true
+    )]
+    pub timeout: Time,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
@@ -48,18 +54,19 @@ pub struct KillArgs {
 }
 
 pub(super) fn run(args: &KillArgs) -> Result<(), Failure> {
-    let patience = Duration::try_from_secs_f64(args.timeout)
-        .map_err(|error| Failure::usage(format!("--timeout: {error}")))?;
     let chosen = choose(args)?;
-    if chosen.is_empty() || !(args.yes || is_agreed(&chosen)?) {
-        return Ok(());
+    if chosen.is_empty() {
+        return report(args, &chosen, &[]);
+    }
+    if !args.yes && !is_agreed(&chosen)? {
+        return Err(anyhow::anyhow!("nobody was told to leave").into());
     }
     let remaining = runtime()?.block_on(async {
         // A new one: the question may have taken long.
         let mut visit = args.reach.visit().await?;
         let ids: Vec<_> = chosen.iter().map(|node| node.id).collect();
         visit.dismiss(&ids).await?;
-        wait(&mut visit, &chosen, patience).await
+        wait(&mut visit, &chosen, args.timeout.0).await
     })?;
     report(args, &chosen, &remaining)
 }
@@ -82,13 +89,21 @@ fn choose(args: &KillArgs) -> Result<Vec<NodeInfo>, Failure> {
 
 /// Asks whoever sits there.
 fn is_agreed(chosen: &[NodeInfo]) -> Result<bool, Failure> {
-    if !std::io::stdin().is_terminal() {
-        return Ok(true);
-    }
     let names: Vec<String> = chosen.iter().map(|node| escaped(&node.name)).collect();
+    let names = names.join(", ");
+    if !std::io::stdin().is_terminal() {
+        let text = format!(
+            "nobody was told to leave: there is no terminal to ask at about {names}; \
+            --yes does without"
+        );
+        return Err(Failure::usage(text));
+    }
     let mut err = std::io::stderr().lock();
-    let (count, names) = (chosen.len(), names.join(", "));
-    write!(err, "Ask {count} nodes to leave the mesh: {names}? [y/N] ")?;
+    let count = match chosen.len() {
+        1 => "1 node".to_owned(),
+        count => format!("{count} nodes"),
+    };
+    write!(err, "Ask {count} to leave the mesh: {names}? [y/N] ")?;
     err.flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;

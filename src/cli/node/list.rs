@@ -48,10 +48,10 @@ pub(super) fn run(args: &ListArgs) -> Result<(), Failure> {
         let nodes: Vec<Value> = counted
             .map(|(node, [publishers, subscribers, provided, called])| {
                 let mut value = node_json(node);
-                value["publishers"] = json!(publishers);
-                value["subscribers"] = json!(subscribers);
-                value["services"] = json!(provided);
-                value["calls"] = json!(called);
+                value["publisher_count"] = json!(publishers);
+                value["subscriber_count"] = json!(subscribers);
+                value["provider_count"] = json!(provided);
+                value["caller_count"] = json!(called);
                 value
             })
             .collect();

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::cli::Failure;
 use crate::cli::reach::ReachArgs;
 use crate::cli::show::{Table, document, type_json, types_text};
-use crate::cli::survey::services;
+use crate::cli::survey::{names, names_text, services};
 use crate::name::escaped;
 
 /// List the services of the mesh, also those that are called and nobody provides.
@@ -14,10 +14,14 @@ use crate::name::escaped;
 #[command(after_help = "\
 Examples:
   mesh service list
-  mesh service list --json | jq -r '.services[] | select(.providers == 0).name'
+  mesh service list -v        with the names of the nodes
+  mesh service list --json | jq -r '.services[] | select(.providers == []).name'
 
 Exit codes: 0 success, 1 no coordinator, 2 wrong usage.")]
 pub struct ListArgs {
+    /// Name the nodes instead of counting them
+    #[arg(long, short)]
+    pub verbose: bool,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
@@ -37,8 +41,8 @@ pub(super) fn run(args: &ListArgs) -> Result<(), Failure> {
                     "name": name,
                     "requests": ends.requests().map(type_json).collect::<Vec<_>>(),
                     "replies": ends.replies.iter().map(|ty| type_json(ty)).collect::<Vec<_>>(),
-                    "providers": ends.providers.len(),
-                    "callers": ends.callers.len(),
+                    "providers": names(&ends.providers),
+                    "callers": names(&ends.callers),
                 })
             })
             .collect();
@@ -46,12 +50,17 @@ pub(super) fn run(args: &ListArgs) -> Result<(), Failure> {
     }
     let mut table = Table::new(["SERVICE", "REQUEST", "REPLY", "PROVIDERS", "CALLERS"]);
     for (name, ends) in &services {
+        let [providers, callers] =
+            [&ends.providers, &ends.callers].map(|ends| match args.verbose {
+                true => names_text(ends),
+                false => ends.len().to_string(),
+            });
         table.push([
             escaped(name),
             types_text(ends.requests()),
             types_text(ends.replies.iter().copied()),
-            ends.providers.len().to_string(),
-            ends.callers.len().to_string(),
+            providers,
+            callers,
         ]);
     }
     table.print()

@@ -22,6 +22,7 @@ use clap::{Args, Subcommand};
 
 use self::spec::{Pattern, Payload, Transport, Wait, parse_size};
 use super::Failure;
+use super::reach::parse_address;
 use super::security::SecurityArgs;
 
 /// Measure latency and throughput between two processes.
@@ -68,7 +69,7 @@ struct CommonArgs {
     #[arg(long, default_value = "speedtest")]
     topic: String,
     /// Address of the coordinator [default: $SHMESH_COORDINATOR or 127.0.0.1:7679]
-    #[arg(long)]
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = parse_address)]
     coordinator: Option<String>,
     #[command(flatten)]
     security: SecurityArgs,

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::CommonArgs;
 use super::spec::{Transport, Wait};
+use crate::cli::reach::coordinator_of_environment;
 use crate::cli::signals::ending;
 use crate::cli::{Failure, runtime};
 use crate::limits::VISIT_MS_MAX;
@@ -27,7 +28,11 @@ pub(super) async fn join(
 ) -> Result<Node, Failure> {
     let builder = Node::builder(name).transports(transport.transports());
     let mut builder = builder.join_timeout(Duration::from_millis(VISIT_MS_MAX));
-    if let Some(address) = &common.coordinator {
+    let named = match &common.coordinator {
+        Some(named) => Some(named.clone()),
+        None => coordinator_of_environment()?,
+    };
+    if let Some(address) = named {
         builder = builder.coordinator(address);
     }
     if let Some(address) = &common.listen {

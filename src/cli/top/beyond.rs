@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::is_page_of;
-use crate::cli::Failure;
 use crate::cli::reach::ReachArgs;
+use crate::cli::{Failure, NO_COORDINATOR};
 use crate::error::Error;
 use crate::id::{HostId, NodeId};
 use crate::limits::{TOP_LOOK_MS, TOP_LOOK_MS_MIN};
@@ -64,7 +65,7 @@ impl Watch {
         let again = Arc::new(Notify::new());
         let following = follow(reach.clone(), interval, Arc::clone(&again), tell);
         Ok(Self {
-            address: reach.address(),
+            address: reach.address()?,
             host: HostId::of_this_host()?,
             known,
             again,
@@ -103,6 +104,20 @@ impl Watch {
             Standing::Known { .. } => format!("coordinator {address}"),
             Standing::Lost(why) => format!("coordinator {address} is not there: {}", escaped(why)),
         }
+    }
+
+    /// The same, for programs.
+    pub(crate) fn document(&self) -> Value {
+        let known = self.known.borrow();
+        let error = match &known.standing {
+            Standing::Lost(why) => Some(why),
+            Standing::Asked | Standing::Known { .. } => None,
+        };
+        json!({
+            "address": self.address,
+            "reached": matches!(known.standing, Standing::Known { .. }),
+            "error": error,
+        })
     }
 }
 
@@ -169,7 +184,9 @@ async fn look(reach: &ReachArgs, visit: &mut Option<Visit>) -> Result<Beyond, St
 /// Without the address, which is said before it.
 fn full_text(error: anyhow::Error) -> String {
     match error.downcast_ref() {
-        Some(Error::CoordinatorUnreachable { source, .. }) => source.to_string(),
+        Some(Error::CoordinatorUnreachable { source, .. }) => {
+            format!("{source}; {NO_COORDINATOR}")
+        }
         _ => crate::cli::full_text(&error),
     }
 }

@@ -28,7 +28,9 @@ use self::screen::Screen;
 use self::view::Paint;
 use super::metrics::{Page, pages};
 use super::reach::ReachArgs;
+use super::show::document;
 use super::signals::Ends;
+use super::time::{self, Time};
 use super::{Failure, is_colourless, runtime};
 use crate::limits::{TOP_INTERVAL_MS_MAX, TOP_INTERVAL_MS_MIN};
 use crate::metrics::Told;
@@ -66,10 +68,12 @@ but another user's or without a page). Those that are far or unseen are asked th
 coordinator, at most five times a second; '-' where one does not answer. '-' is what is not known:
 rates need two readings.
 
+Without a coordinator this host is shown, the last line says so, and in JSON .coordinator.reached.
 Ends at q, Ctrl-C or SIGTERM. Exit codes: 0 ended so, 1 no terminal to draw on, 2 wrong usage.")]
 pub struct TopArgs {
-    /// Time between two readings in seconds, 0.05 to 3600
-    #[arg(long, value_name = "S", default_value = "1", value_parser = parse_interval)]
+    /// Time between two readings, 50ms to 1h
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_interval,
+        allow_negative_numbers = true)]
     pub interval: Duration,
     /// Print tables instead of taking the screen; so it is if standard output is no terminal
     #[arg(long)]
@@ -92,11 +96,10 @@ impl TopArgs {
 
 fn parse_interval(text: &str) -> Result<Duration, String> {
     let bounds = [TOP_INTERVAL_MS_MIN, TOP_INTERVAL_MS_MAX].map(Duration::from_millis);
-    let seconds = text.parse().ok();
-    let interval = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let interval = text.parse().ok().map(|Time(interval)| interval);
     interval
         .filter(|interval| (bounds[0]..=bounds[1]).contains(interval))
-        .ok_or_else(|| format!("expected seconds, {:?} to {:?}", bounds[0], bounds[1]))
+        .ok_or_else(|| format!("{}; {:?} to {:?}", time::FORM, bounds[0], bounds[1]))
 }
 
 /// Shows it until it is told to end, or prints once.
@@ -172,13 +175,11 @@ async fn print_once(args: &TopArgs, source: &mut Source) -> Result<(), Failure> 
     tokio::time::sleep_until(began + args.interval).await;
     source.watch.look_again().await;
     let seen = source.read();
-    let line = source.watch.line();
-    let mut out = std::io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", report::document(&seen, &line))?;
-    } else {
-        out.write_all(report::text(&seen, &line).as_bytes())?;
+        return document(&report::document(&seen, &source.watch.document()));
     }
+    let mut out = std::io::stdout().lock();
+    out.write_all(report::text(&seen, &source.watch.line()).as_bytes())?;
     Ok(out.flush()?)
 }
 

@@ -37,7 +37,7 @@ pub(crate) fn text(seen: &Seen, coordinator: &str) -> String {
 }
 
 /// The same as a document. What is not known is null. Names are escaped as on the screen.
-pub(crate) fn document(seen: &Seen, coordinator: &str) -> Value {
+pub(crate) fn document(seen: &Seen, coordinator: &Value) -> Value {
     let nodes = seen.nodes.iter().map(node);
     let topics = seen.topics();
     let topics = topics.iter().map(|(topic, endpoints)| {
@@ -75,8 +75,8 @@ fn node(node: &NodeSeen) -> Value {
 fn sums(sum: &Sum) -> Value {
     let known = |value: u64| sum.is_counted.then_some(value);
     json!({
-        "publishers": sum.publishers,
-        "subscribers": sum.subscribers,
+        "publisher_count": sum.publishers,
+        "subscriber_count": sum.subscribers,
         "sent": known(sum.sent),
         "sent_per_s": sum.sent_rate,
         "sent_bytes": known(sum.sent_bytes),

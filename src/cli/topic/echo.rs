@@ -2,12 +2,14 @@
 //!
 //! While there are more, they are written in large pieces; when there are none, at once.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use clap::Args;
 use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
 
+use super::check_wanted;
 use crate::cli::output::Output;
 use crate::cli::reach::ReachArgs;
 use crate::cli::reading::{Reading, Unread, Wish};
@@ -15,10 +17,10 @@ use crate::cli::signals::Ends;
 use crate::cli::{Failure, runtime};
 use crate::endpoint::Overflow;
 use crate::limits::{
-    DEPTH_MAX, ECHO_BATCH, ECHO_BYTES, ECHO_DEPTH_DEFAULT, ECHO_PIPE_BYTES, NOBODY_MS,
+    DEPTH_MAX, ECHO_BATCH, ECHO_BYTES, ECHO_DEPTH_DEFAULT, ECHO_PIPE_BYTES, FORMS_MAX, NOBODY_MS,
 };
 use crate::message::Untyped;
-use crate::name::{check_pattern, escaped, is_pattern};
+use crate::name::{escaped, is_pattern};
 use crate::sample::Sample;
 use crate::subscriber::Subscriber;
 
@@ -30,13 +32,16 @@ Examples:
   mesh topic echo 'arm/**' --no-arr --no-str
   mesh topic echo imu --field acceleration.x --count 10
   mesh topic echo imu --json | jq 'select(.lost > 0)'
+  mesh topic echo map -1
 
 Reads JSON and MessagePack topics, and those of archives whose nodes say what they look like; raw
 bytes are hexadecimal digits, and what else cannot be read comes as its encoding, length and bytes
 in such digits. Of an array, and of raw bytes, --no-arr leaves \"[5]\"; of a text --no-str leaves
 \"<5>\", which is characters. With --json each line has the topic, the publisher's name, the number
-of the message, when it was sent, how many were lost before it, and the message as `data`. Waits
-while nobody sends. Ends at Ctrl-C, or after --count messages; who does not read then has a second.
+of the message, when it was sent, how many were lost before it, and the message as `data`. What
+publishers with a history sent before comes first, unless --new is given. With several topics or a
+pattern, those whose messages have no --field are left out. Waits while nobody sends. Ends at
+Ctrl-C, or after --count messages; who does not read then has a second.
 Exit codes: 0 success, 1 no coordinator, 2 no such field, or wrong usage.")]
 pub struct EchoArgs {
     /// Names of topics, or patterns of names
@@ -45,6 +50,12 @@ pub struct EchoArgs {
     /// End after so many messages
     #[arg(long, short, value_name = "N")]
     pub count: Option<u64>,
+    /// End after one message: the same as --count 1
+    #[arg(long, short = '1', conflicts_with = "count")]
+    pub once: bool,
+    /// Only what is sent from now on, not what publishers with a history sent before
+    #[arg(long)]
+    pub new: bool,
     /// Only this part of each message, such as `pose.x` or `joints[3].name`
     #[arg(long, value_name = "PATH")]
     pub field: Option<String>,
@@ -67,9 +78,7 @@ pub struct EchoArgs {
 }
 
 pub(super) fn run(args: &EchoArgs) -> Result<(), Failure> {
-    for topic in &args.topics {
-        check_pattern(topic).map_err(|error| Failure::usage(error.to_string()))?;
-    }
+    check_wanted(&args.topics)?;
     runtime()?.block_on(follow(args))
 }
 
@@ -80,7 +89,11 @@ async fn follow(args: &EchoArgs) -> Result<(), Failure> {
     for topic in &args.topics[1..] {
         topics = topics.also(topic);
     }
-    let mut topics = topics.overflow(Overflow::KeepLast(args.depth)).build()?;
+    topics = topics.overflow(Overflow::KeepLast(args.depth));
+    if !args.new {
+        topics = topics.latched();
+    }
+    let mut topics = topics.build()?;
     widen_pipe();
     let wish = Wish {
         field: args.field.clone(),
@@ -92,6 +105,8 @@ async fn follow(args: &EchoArgs) -> Result<(), Failure> {
         args,
         reading: Reading::new(&node, wish),
         is_named: args.topics.len() > 1 || is_pattern(&args.topics[0]),
+        count_max: if args.once { Some(1) } else { args.count },
+        without_field: BTreeSet::new(),
         heading: Heading::default(),
         out: Vec::with_capacity(2 * ECHO_BYTES),
         output: Output::new(),
@@ -126,6 +141,9 @@ struct Echo<'a> {
     reading: Reading<'a>,
     /// True if lines say their topic.
     is_named: bool,
+    count_max: Option<u64>,
+    /// Topics whose messages are left out for want of the field; that is said once of each.
+    without_field: BTreeSet<String>,
     heading: Heading,
     /// What is not written yet.
     out: Vec<u8>,
@@ -202,7 +220,7 @@ impl Echo<'_> {
     }
 
     fn is_over(&self) -> bool {
-        self.output.is_ending() || self.args.count.is_some_and(|count| self.count >= count)
+        self.output.is_ending() || self.count_max.is_some_and(|count| self.count >= count)
     }
 
     async fn print(&mut self, sample: &Sample<Untyped>, ends: &mut Ends) -> Result<(), Failure> {
@@ -212,10 +230,17 @@ impl Echo<'_> {
         let (ty, out) = (sample.topic_type(), &mut self.out);
         match self.reading.add(ty, sample, out).await {
             Ok(()) => {}
-            // Of the first message it is a mistake; later ones may differ.
-            Err(Unread::NoSuchField(text)) if self.count == 1 => {
+            // Of one topic the first message is enough to see a mistake; later ones may differ.
+            Err(Unread::NoSuchField(text)) if self.count == 1 && !self.is_named => {
                 self.out.truncate(start);
                 return Err(Failure::usage(text));
+            }
+            // Of several, those that have the field are wanted.
+            Err(Unread::NoSuchField(text)) if self.is_named => {
+                self.out.truncate(start);
+                self.count -= 1;
+                self.leave_out(sample.topic(), &text);
+                return Ok(());
             }
             Err(why) if self.args.json => {
                 self.out.extend_from_slice(b"null,\"error\":");
@@ -234,6 +259,17 @@ impl Echo<'_> {
             self.flush(ends).await?;
         }
         Ok(())
+    }
+
+    fn leave_out(&mut self, topic: &str, why: &str) {
+        if self.without_field.contains(topic) {
+            return;
+        }
+        eprintln!("mesh: {} is left out: {why}", escaped(topic));
+        if self.without_field.len() >= FORMS_MAX {
+            self.without_field.clear();
+        }
+        self.without_field.insert(topic.to_owned());
     }
 
     /// What comes before the message.

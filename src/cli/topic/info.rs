@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use crate::cli::reach::ReachArgs;
 use crate::cli::show::{document, node_json, output, type_json, type_text, types_text};
-use crate::cli::survey::{End, topic_ends};
+use crate::cli::survey::{End, TopicEnds, topic_ends};
 use crate::cli::{Failure, runtime};
 use crate::name::{check_pattern, escaped};
 use crate::schema::Schema;
-use crate::topology::{Encoding, Topology};
+use crate::topology::{Encoding, TopicType, Topology};
 
 /// Say who sends to a topic, who receives, which types they say it has, and what these look like.
 #[derive(Args, Clone, Debug)]
@@ -36,13 +36,9 @@ pub struct InfoArgs {
 }
 
 pub(super) fn run(args: &InfoArgs) -> Result<(), Failure> {
-    let topic = check_pattern(&args.topic).map_err(|error| Failure::usage(error.to_string()))?;
+    let topic = check_pattern(&args.topic)?;
     let (topology, schemas) = look(&args.reach, topic)?;
-    let ends = topic_ends(&topology, topic);
-    if ends.publishers.is_empty() && ends.subscribers.is_empty() {
-        let text = format!("nobody sends to {topic} or wants it: see `mesh topic list`");
-        return Err(Failure::usage(text));
-    }
+    let ends = ends_of(&topology, topic)?;
     if args.json {
         let described = |ends: &[End<'_>]| -> Value {
             let ends = ends.iter();
@@ -82,6 +78,38 @@ pub(super) fn run(args: &InfoArgs) -> Result<(), Failure> {
         write!(out, "\n{schema}")?;
     }
     Ok(out.flush()?)
+}
+
+/// `mesh topic type`: the types alone.
+pub(super) fn run_type(args: &InfoArgs) -> Result<(), Failure> {
+    let topic = check_pattern(&args.topic)?;
+    let topology = args.reach.look()?;
+    let ends = ends_of(&topology, topic)?;
+    let mut types: Vec<&TopicType> = Vec::new();
+    for ty in ends.types() {
+        if !types.contains(&ty) {
+            types.push(ty);
+        }
+    }
+    if args.json {
+        let types: Vec<Value> = types.into_iter().map(type_json).collect();
+        return document(&json!({ "name": topic, "types": types }));
+    }
+    let mut out = output();
+    for ty in types {
+        writeln!(out, "{}", type_text(ty))?;
+    }
+    Ok(out.flush()?)
+}
+
+/// The ends of the topic, if it has any.
+fn ends_of<'a>(topology: &'a Topology, topic: &'a str) -> Result<TopicEnds<'a>, Failure> {
+    let ends = topic_ends(topology, topic);
+    if ends.publishers.is_empty() && ends.subscribers.is_empty() {
+        let text = format!("nobody sends to {topic} or wants it: see `mesh topic list`");
+        return Err(Failure::usage(text));
+    }
+    Ok(ends)
 }
 
 /// Who is there, and what the archives of the topic look like, of which somebody says it.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::cli::Failure;
 use crate::cli::reach::ReachArgs;
 use crate::cli::show::{Table, document, type_json, types_text};
-use crate::cli::survey::{End, topics};
+use crate::cli::survey::{End, names, names_text, topics};
 use crate::name::escaped;
 
 /// List the topics that somebody sends to or wants, and then the patterns that are subscribed to.
@@ -52,10 +52,7 @@ pub(super) fn run(args: &ListArgs) -> Result<(), Failure> {
     let mut table = Table::new(["TOPIC", "TYPE", "PUBLISHERS", "SUBSCRIBERS"]);
     for ((_, name), ends) in &topics {
         let nodes = |ends: &[End<'_>]| match args.verbose {
-            true => {
-                let names: Vec<String> = names(ends).into_iter().map(escaped).collect();
-                names.join(", ")
-            }
+            true => names_text(ends),
             false => ends.len().to_string(),
         };
         let (publishers, subscribers) = (nodes(&ends.publishers), nodes(&ends.subscribers));
@@ -67,8 +64,4 @@ pub(super) fn run(args: &ListArgs) -> Result<(), Failure> {
         ]);
     }
     table.print()
-}
-
-fn names<'a>(ends: &[End<'a>]) -> Vec<&'a str> {
-    ends.iter().map(|end| end.node.name.as_str()).collect()
 }

@@ -11,15 +11,17 @@ use serde_json::{Value, json};
 use shmesh_shm::monotonic_ns;
 use tokio::time::{MissedTickBehavior, interval_at};
 
+use super::check_wanted;
 use crate::cli::output::Output;
 use crate::cli::reach::ReachArgs;
 use crate::cli::signals::Ends;
+use crate::cli::time::Time;
 use crate::cli::{Failure, runtime};
 use crate::endpoint::Overflow;
 use crate::error::RecvError;
 use crate::limits::{MEASURE_DEPTH, WINDOW_MESSAGES_MAX};
 use crate::message::Untyped;
-use crate::name::{check_pattern, escaped};
+use crate::name::escaped;
 use crate::sample::Sample;
 use crate::subscriber::Subscriber;
 
@@ -42,11 +44,17 @@ pub struct MeasureArgs {
         value_parser = clap::value_parser!(u32).range(2..=i64::from(WINDOW_MESSAGES_MAX)))]
     pub window: u32,
     /// End after so many messages; at Ctrl-C unless set
-    #[arg(long, value_name = "N")]
+    #[arg(long, short, value_name = "N")]
     pub count: Option<u64>,
-    /// Say it every so many seconds
-    #[arg(long, short, value_name = "S", default_value_t = 1.0)]
-    pub interval: f64,
+    /// Say it every so often, such as 0.5, 500ms or 2m
+    #[arg(
+        long,
+        short,
+        value_name = "TIME",
+        default_value = "1s",
+        allow_negative_numbers = true
+    )]
+    pub interval: Time,
     /// Print a line of JSON for each topic and time
     #[arg(long)]
     pub json: bool,
@@ -56,12 +64,8 @@ pub struct MeasureArgs {
 }
 
 pub(super) fn run(measure: Measure, args: &MeasureArgs) -> Result<(), Failure> {
-    for topic in &args.topics {
-        check_pattern(topic).map_err(|error| Failure::usage(error.to_string()))?;
-    }
-    let usage = |error| Failure::usage(format!("--interval: {error}"));
-    let period = Duration::try_from_secs_f64(args.interval).map_err(usage)?;
-    let period = period.max(Duration::from_millis(10));
+    check_wanted(&args.topics)?;
+    let period = args.interval.0.max(Duration::from_millis(10));
     runtime()?.block_on(follow(measure, args, period))
 }
 
@@ -216,23 +220,26 @@ impl Series {
         self.has_news = true;
     }
 
-    /// Times between messages in seconds; where some were lost, their share of it.
+    /// Times between messages in seconds; those that were lost share theirs with the next one, so
+    /// that the mean is that of the rate.
     #[allow(clippy::cast_precision_loss)] // for people
     fn periods(&self) -> Summary {
         let pairs = self.points.iter().zip(self.points.iter().skip(1));
-        Summary::of(pairs.map(|(before, after)| {
+        Summary::weighted(pairs.map(|(before, after)| {
             let between = Duration::from_nanos(after.ns.saturating_sub(before.ns));
-            between.as_secs_f64() / (after.lost + 1) as f64
+            let sent = after.lost + 1;
+            (between.as_secs_f64() / sent as f64, sent)
         }))
     }
 
     #[allow(clippy::cast_precision_loss)]
     fn sizes(&self) -> Summary {
-        Summary::of(self.points.iter().map(|point| point.bytes as f64))
+        Summary::weighted(self.points.iter().map(|point| (point.bytes as f64, 1)))
     }
 
     fn delays(&self) -> Summary {
-        Summary::of(self.points.iter().filter_map(|point| point.delay_s))
+        let delays = self.points.iter().filter_map(|point| point.delay_s);
+        Summary::weighted(delays.map(|delay| (delay, 1)))
     }
 
     /// Messages a second, those that were lost among them.
@@ -307,7 +314,7 @@ fn of_bytes(bytes: f64) -> String {
 /// Of numbers, none of which is kept.
 #[derive(Clone, Copy, Debug, Default)]
 struct Summary {
-    count: usize,
+    count: u64,
     min: f64,
     mean: f64,
     max: f64,
@@ -316,17 +323,18 @@ struct Summary {
 }
 
 impl Summary {
+    /// Each with how often it counts.
     #[allow(clippy::cast_precision_loss)]
-    fn of(values: impl Iterator<Item = f64>) -> Self {
-        let (mut count, mut min, mut max) = (0_usize, f64::INFINITY, f64::NEG_INFINITY);
+    fn weighted(values: impl Iterator<Item = (f64, u64)>) -> Self {
+        let (mut count, mut min, mut max) = (0_u64, f64::INFINITY, f64::NEG_INFINITY);
         // Welford's: sums of squares would lose what small deviations are.
         let (mut mean, mut squares) = (0.0, 0.0);
-        for value in values {
-            count += 1;
+        for (value, weight) in values {
+            count += weight;
             (min, max) = (value.min(min), value.max(max));
             let before = value - mean;
-            mean += before / count as f64;
-            squares += before * (value - mean);
+            mean += before * weight as f64 / count as f64;
+            squares += weight as f64 * before * (value - mean);
         }
         if count == 0 {
             return Self::default();
@@ -395,6 +403,20 @@ mod tests {
         assert_eq!(
             series.text(Measure::Delay),
             "delay min 0.500000 mean 0.500000 max 0.500000 std 0.000000 s, window 4, lost 3"
+        );
+    }
+
+    #[test]
+    fn the_mean_period_is_that_of_the_rate_whatever_was_lost() {
+        let mut series = Series::default();
+        for (ms, lost) in [(0, 0), (10, 0), (100, 8), (130, 1), (131, 0)] {
+            series.add(point(ms, lost), 10);
+        }
+        let (rate, periods) = (series.rate().unwrap(), series.periods());
+        assert_eq!(periods.count, 13);
+        assert!(
+            (rate * periods.mean - 1.0).abs() < 1e-9,
+            "{rate} {periods:?}"
         );
     }
 
