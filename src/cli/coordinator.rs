@@ -61,7 +61,7 @@ pub fn run(args: &CoordinatorArgs) -> Result<(), Failure> {
         let addresses = coordinator.local_addrs()?;
         let is_reachable = addresses.iter().any(|address| !address.ip().is_loopback());
         if !coordinator.is_keyed() && is_reachable {
-            eprintln!("warning: whoever reaches this address can join: better with --authkey-file");
+            note!("warning: whoever reaches this address can join: better with --authkey-file");
         }
         let mut ends = Ends::new()?;
         announce(&coordinator, args.json)?;

@@ -1,6 +1,15 @@
 //! The command-line tools: one file for each verb. Not part of the library's interface.
 #![allow(clippy::print_stdout)] // this is what tools do
 
+/// Says something to the user on standard error, as `eprintln!` does. That nobody can hear it, as
+/// where a terminal was closed, ends nothing.
+macro_rules! note {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+
 pub mod bag;
 pub mod completions;
 pub mod coordinator;
@@ -114,7 +123,7 @@ pub fn finish(tool: &str, outcome: Result<(), Failure>) -> ExitCode {
     if is_broken_pipe {
         return Exit::Success.code().into();
     }
-    eprintln!("{tool}: {}", full_text(&error));
+    note!("{tool}: {}", full_text(&error));
     exit.code().into()
 }
 

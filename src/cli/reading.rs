@@ -120,7 +120,7 @@ async fn form_of(node: &Node, ty: &TopicType) -> Form {
                 Ok(Some(Err(error))) => format!("{name}: {error}"),
                 Err(error) => format!("{name}: {error}"),
             };
-            eprintln!("mesh: {why}: its messages are shown as bytes");
+            note!("mesh: {why}: its messages are shown as bytes");
             Form::Unknown("rkyv".into())
         }
         Encoding::Custom(name) => Form::Unknown(name.clone()),

@@ -69,7 +69,7 @@ impl SecurityArgs {
         let Some(key) = &self.authkey else {
             return Ok(None);
         };
-        eprintln!(
+        note!(
             "warning: others can read --authkey in the list of processes; better --authkey-file or \
              {AUTH_KEY_VARIABLE}"
         );

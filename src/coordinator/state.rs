@@ -5,7 +5,7 @@
 //! Snapshots are made only of versions that the deltas reach, so who joins forces nobody to be told
 //! early, and all who join between two flushes get one and the same snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::pending::Pending;
@@ -279,7 +279,8 @@ impl<S: Sink> State<S> {
     pub fn ask_counts(&mut self, visitor: u64, nodes: &[NodeId]) -> Result<Frames, Error> {
         let question = frames_with(&FromCoordinator::WantCounts { visitor })?;
         let mut unasked = Blocks::default();
-        for node in nodes {
+        // Who is named twice is asked once.
+        for node in nodes.iter().collect::<BTreeSet<_>>() {
             let watcher = self.watchers.get_mut(node);
             if !watcher.is_some_and(|watcher| watcher.sink.offer(&question)) {
                 let (node, report) = (*node, None);

@@ -376,8 +376,13 @@ async fn a_visitor_hears_what_nodes_count_and_who_says_it_late_does_no_harm() {
     let visit = Visit::begin(&running.address, &credentials);
     let mut visit = soon("a visit", visit).await.unwrap();
     let nodes = [1, 2, 9].map(NodeId);
-    let told = soon("who answers is heard", visit.counts(&nodes)).await;
-    let told = told.unwrap();
+    // One that is kept from answering in time is asked again.
+    let told = loop {
+        let told = soon("an answer", visit.counts(&nodes)).await.unwrap();
+        if !told.is_empty() {
+            break told;
+        }
+    };
     assert_eq!(told.keys().collect::<Vec<_>>(), [&NodeId(2)]);
     assert!(told[&NodeId(2)].entries.is_empty(), "it has no page");
 
@@ -388,6 +393,7 @@ async fn a_visitor_hears_what_nodes_count_and_who_says_it_late_does_no_harm() {
     };
     let report = Report {
         at_ns: 1,
+        part: 0,
         is_last: true,
         tallies: vec![],
     };

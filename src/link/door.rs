@@ -45,6 +45,8 @@ pub(crate) struct Guest {
 pub(crate) struct Door {
     /// At least one.
     listeners: Vec<TcpListener>,
+    /// Which of them is asked first.
+    turn: usize,
     keeper: Doorkeeper,
     gate: Arc<Mutex<Gate<oneshot::Sender<()>>>>,
     greetings: JoinSet<Option<Guest>>,
@@ -60,6 +62,7 @@ impl Door {
         let listeners = vec![listen(address).await?];
         Ok(Self {
             listeners,
+            turn: 0,
             keeper,
             gate: Arc::new(Mutex::new(Gate::new())),
             greetings: JoinSet::new(),
@@ -103,7 +106,7 @@ impl Door {
     pub(crate) async fn next(&mut self) -> Guest {
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&self.listeners) => accepted,
+                accepted = accept(&self.listeners, &mut self.turn) => accepted,
                 Some(greeted) = self.greetings.join_next() => match greeted {
                     Ok(Some(guest)) => return guest,
                     _ => continue,
@@ -173,12 +176,22 @@ async fn listen(address: &str) -> Result<TcpListener, Error> {
         })
 }
 
-/// The next connection at any of them. Cancel-safe.
-async fn accept(listeners: &[TcpListener]) -> std::io::Result<(TcpStream, SocketAddr)> {
+/// The next connection at any of them, in turns that `turn` keeps. Cancel-safe.
+async fn accept(
+    listeners: &[TcpListener],
+    turn: &mut usize,
+) -> std::io::Result<(TcpStream, SocketAddr)> {
     poll_fn(|cx| {
         // All that have nobody wake us.
-        let mut accepted = listeners.iter().map(|listener| listener.poll_accept(cx));
-        accepted.find(Poll::is_ready).unwrap_or(Poll::Pending)
+        for step in 0..listeners.len() {
+            let idx = (*turn + step) % listeners.len();
+            let accepted = listeners[idx].poll_accept(cx);
+            if accepted.is_ready() {
+                *turn = idx + 1;
+                return accepted;
+            }
+        }
+        Poll::Pending
     })
     .await
 }

@@ -19,6 +19,8 @@ pub struct Report {
     /// When it was read, by the monotonic clock of the node's host in nanoseconds; the same in all
     /// parts.
     pub at_ns: u64,
+    /// Which part it is, from 0.
+    pub part: u32,
     /// True for the last part.
     pub is_last: bool,
     /// At most [`TALLIES_PER_FRAME_MAX`].
@@ -56,19 +58,19 @@ impl Report {
     /// The parts of a report on what stands on a page. One without any entry, if there are none.
     pub(crate) fn of(entries: &[EndpointStatus], at_ns: u64) -> Vec<Self> {
         let tallies: Vec<Tally> = entries.iter().map(Tally::of).collect();
-        let part = |tallies: &[Tally]| Self {
+        let mut chunks: Vec<&[Tally]> = tallies.chunks(TALLIES_PER_FRAME_MAX).collect();
+        if chunks.is_empty() {
+            chunks.push(&[]);
+        }
+        let last = chunks.len() - 1;
+        let parts = chunks.into_iter().zip(0..).enumerate();
+        let parts = parts.map(|(idx, (tallies, part))| Self {
             at_ns,
-            is_last: false,
+            part,
+            is_last: idx == last,
             tallies: tallies.to_vec(),
-        };
-        let mut parts: Vec<Self> = tallies.chunks(TALLIES_PER_FRAME_MAX).map(part).collect();
-        if parts.is_empty() {
-            parts.push(part(&[]));
-        }
-        if let Some(last) = parts.last_mut() {
-            last.is_last = true;
-        }
-        parts
+        });
+        parts.collect()
     }
 }
 
@@ -128,23 +130,42 @@ pub(crate) struct Told {
     /// As [`Report::at_ns`].
     pub(crate) at_ns: u64,
     pub(crate) entries: Vec<Counted>,
+    /// Which part is to come.
+    next: u32,
+}
+
+/// What a part of a report comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    /// More is to come.
+    Begun,
+    Whole,
+    /// No node says that.
+    Wrong,
 }
 
 impl Told {
-    /// Takes in a part; false if it is none.
-    fn take(&mut self, part: Report) -> bool {
-        // The end of an answer that was not waited for may come before this one.
-        if part.at_ns != self.at_ns {
-            self.entries.clear();
+    /// Takes in a part. One that does not follow is left out: it is of an answer that was given up,
+    /// or parts before it were, as nobody had room for them.
+    fn take(&mut self, part: Report) -> Taken {
+        if part.part == 0 {
             self.at_ns = part.at_ns;
+            self.entries.clear();
+        } else if (part.at_ns, part.part) != (self.at_ns, self.next) {
+            return Taken::Begun;
         }
+        self.next = part.part.wrapping_add(1);
         for tally in part.tallies {
             match Counted::told(tally) {
                 Some(counted) if self.entries.len() < ENTRIES => self.entries.push(counted),
-                _ => return false,
+                _ => return Taken::Wrong,
             }
         }
-        true
+        if part.is_last {
+            Taken::Whole
+        } else {
+            Taken::Begun
+        }
     }
 }
 
@@ -176,13 +197,14 @@ impl Reports {
         let Some(told) = self.waiting.get_mut(&node) else {
             return;
         };
-        let is_last = part.as_ref().is_none_or(|part| part.is_last);
-        let is_taken = part.is_some_and(|part| told.take(part));
-        if (is_last || !is_taken)
-            && let Some(told) = self.waiting.remove(&node)
-            && is_taken
-        {
-            self.whole.insert(node, told);
+        match part.map_or(Taken::Wrong, |part| told.take(part)) {
+            Taken::Begun => {}
+            Taken::Whole => {
+                self.whole.extend(self.waiting.remove_entry(&node));
+            }
+            Taken::Wrong => {
+                self.waiting.remove(&node);
+            }
         }
     }
 
@@ -255,10 +277,13 @@ mod tests {
     fn a_report_is_whole_or_there_is_none() {
         let entries = page_of(3, |counters| counters.set(Counter::Messages, 5));
         let whole = || Report::of(&entries, 9).remove(0);
-        let part = |at_ns, is_last| Report {
-            at_ns,
-            is_last,
-            ..whole()
+        let part = |at_ns, part, is_last| {
+            Some(Report {
+                at_ns,
+                part,
+                is_last,
+                ..whole()
+            })
         };
         let entry_counts = |parts: Vec<Option<Report>>| {
             let mut reports = Reports::of(&[NODE]);
@@ -272,12 +297,21 @@ mod tests {
         assert_eq!(entry_counts(vec![Some(whole())]), [3]);
         assert_eq!(entry_counts(vec![]), none);
         assert_eq!(entry_counts(vec![None, Some(whole())]), none, "gone");
-        assert_eq!(entry_counts(vec![Some(part(9, false))]), none, "cut off");
-        let two = vec![Some(part(9, false)), Some(part(9, true))];
-        assert_eq!(entry_counts(two), [6]);
-        let late = vec![Some(part(8, false)), Some(part(9, true))];
-        assert_eq!(entry_counts(late), [3], "the end of another answer");
-        let flood = (0..200).map(|_| Some(part(9, false))).collect();
+        assert_eq!(entry_counts(vec![part(9, 0, false)]), none, "cut off");
+        let two = || vec![part(9, 0, false), part(9, 1, true)];
+        assert_eq!(entry_counts(two()), [6]);
+        // Ends of other answers, whose beginnings are lost, come before, between and alone.
+        for at in 0..2 {
+            for lost in [part(8, 1, true), part(9, 2, true)] {
+                let mut disturbed = two();
+                disturbed.insert(at, lost.clone());
+                assert_eq!(entry_counts(disturbed), [6]);
+                assert_eq!(entry_counts(vec![lost]), none);
+            }
+        }
+        let again = vec![part(8, 0, false), part(9, 0, true)];
+        assert_eq!(entry_counts(again), [3], "the first was given up");
+        let flood = (0..200).map(|number| part(9, number, false)).collect();
         assert_eq!(entry_counts(flood), none, "more than a page has");
         assert_eq!(Report::of(&[], 9).len(), 1, "nothing is said as well");
         for spoil in [

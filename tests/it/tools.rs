@@ -235,6 +235,12 @@ fn a_terminal_that_closes_ends_tools_well_and_nohup_keeps_them() {
             assert_ne!(is_kept, has_signal(pid, "SigCgt", Signal::HUP), "{words:?}");
             let end = if is_kept { Signal::TERM } else { Signal::HUP };
             signal(&tool, end);
+            if !is_kept {
+                // Again when the first was seen, as a shell that ends and the kernel say it both.
+                let is_pending = |pid| has_signal(pid, "ShdPnd", Signal::HUP);
+                eventually("it was seen", || !is_pending(pid));
+                signal(&tool, end);
+            }
             let status = tool.wait().unwrap();
             assert_ne!(status.signal(), Some(Signal::HUP.as_raw()), "{words:?}");
             assert!(page_of(pid).is_none(), "{words:?}: {status}");

@@ -409,7 +409,14 @@ fn nodes_whose_pages_cannot_be_read_are_asked_what_they_count() {
         };
         ["top-asked", "top-silent"].map(|name| of(name).expect("the coordinator knows it"))
     };
-    let [asked, silent] = said();
+    // On a busy machine an answer may come too late, and is missing then.
+    let answers = |node: &Value| node["sent_per_s"].is_f64();
+    let mut seen = said();
+    eventually("both answer", || {
+        seen = said();
+        seen.iter().all(answers)
+    });
+    let [asked, silent] = seen;
     assert_eq!(asked["state"], "unseen");
     assert!(asked["sent"].as_u64().unwrap() > 0, "{asked}");
     assert!(asked["sent_per_s"].as_f64().unwrap() > 0.0, "{asked}");
@@ -427,15 +434,18 @@ fn nodes_whose_pages_cannot_be_read_are_asked_what_they_count() {
     screen.wait_for("top/asked");
     // One that does not answer is there, and the others are told of all the same.
     child.signal(Signal::STOP);
-    let [asked, silent] = said();
-    assert!(asked["sent_per_s"].as_f64().unwrap() > 0.0, "{asked}");
+    eventually("the other answers", || {
+        let [asked, silent] = said();
+        assert_eq!(silent["sent"], Value::Null);
+        answers(&asked)
+    });
+    let silent = &said()[1];
     assert_eq!(
         (&silent["publisher_count"], &silent["sent"]),
         (&1.into(), &Value::Null)
     );
     child.signal(Signal::CONT);
-    let answers = || said()[1]["sent"] == 3;
-    eventually("it answers again", answers);
+    eventually("it answers again", || said()[1]["sent"] == 3);
     // The screen asked meanwhile, and got the answers late.
     assert!(!screen.text().contains("is not there"), "{}", screen.text());
     screen.press("q");

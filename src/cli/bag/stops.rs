@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::SIGUSR1;
+use signal_hook::consts::{SIGHUP, SIGUSR1};
 
 use crate::cli::signals::ending;
 
@@ -15,13 +15,16 @@ pub(super) struct Stops {
 }
 
 impl Stops {
-    /// Those that end a tool are taken down from now on; the second of them ends the process at
-    /// once. SIGUSR1 means that something is to be saved.
+    /// Those that end a tool are taken down from now on; the second Ctrl-C or SIGTERM ends the
+    /// process at once. A terminal that closes may say so twice: by its shell, and by the kernel.
+    /// SIGUSR1 means that something is to be saved.
     pub(super) fn listen() -> std::io::Result<Self> {
         let stops = Self::default();
         for signal in ending() {
-            // First, so that it does not see what the same signal sets.
-            signal_hook::flag::register_conditional_default(signal, Arc::clone(&stops.end))?;
+            if signal != SIGHUP {
+                // First, so that it does not see what the same signal sets.
+                signal_hook::flag::register_conditional_default(signal, Arc::clone(&stops.end))?;
+            }
             signal_hook::flag::register(signal, Arc::clone(&stops.end))?;
         }
         signal_hook::flag::register(SIGUSR1, Arc::clone(&stops.save))?;

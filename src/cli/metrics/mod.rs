@@ -98,7 +98,7 @@ async fn listen(address: &str) -> Result<TcpListener, Error> {
 fn announce(listener: &TcpListener, as_json: bool) -> Result<(), Failure> {
     let address = listener.local_addr()?;
     if !address.ip().is_loopback() {
-        eprintln!("warning: whoever reaches this address can read the names of nodes and topics");
+        note!("warning: whoever reaches this address can read the names of nodes and topics");
     }
     let mut out = std::io::stdout().lock();
     if as_json {
@@ -123,7 +123,7 @@ async fn serve(listener: TcpListener) {
             }
             Err(error) => {
                 if !std::mem::replace(&mut has_warned, true) {
-                    eprintln!("warning: cannot take a scrape: {error}");
+                    note!("warning: cannot take a scrape: {error}");
                 }
                 tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
             }

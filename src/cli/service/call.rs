@@ -189,7 +189,7 @@ async fn find_type(
         }
         if std::mem::take(&mut is_first) {
             let service = escaped(service);
-            eprintln!("mesh: nobody provides {service} yet: waiting");
+            note!("mesh: nobody provides {service} yet: waiting");
         }
         tokio::time::sleep(LOOK_PAUSE).await;
     }

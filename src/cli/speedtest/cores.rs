@@ -19,11 +19,11 @@ pub(super) fn choose(end: usize, asked: Option<usize>) -> Option<usize> {
     match asked {
         Some(core) if allowed.contains(&core) => Some(core),
         Some(core) => {
-            eprintln!("warning: core {core} cannot be used; not pinned");
+            note!("warning: core {core} cannot be used; not pinned");
             None
         }
         None if allowed.len() < 2 => {
-            eprintln!("warning: only one core: both ends share it, and latencies say so");
+            note!("warning: only one core: both ends share it, and latencies say so");
             None
         }
         None => allowed.get(end).copied(),
@@ -37,11 +37,11 @@ pub(super) fn pin(who: &str, core: Option<usize>) -> Option<usize> {
     set.set(core);
     match sched_setaffinity(None, &set) {
         Ok(()) => {
-            eprintln!("{who} pinned to core {core}");
+            note!("{who} pinned to core {core}");
             Some(core)
         }
         Err(error) => {
-            eprintln!("warning: {who} cannot be pinned to core {core}: {error}");
+            note!("warning: {who} cannot be pinned to core {core}: {error}");
             None
         }
     }

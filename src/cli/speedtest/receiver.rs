@@ -27,7 +27,7 @@ pub(super) fn run(args: &RecvArgs) -> Result<(), Failure> {
         let topic = &args.common.topic;
         let mut control = word_subscriber(&node, &format!("{topic}/control"))?;
         let mut words = node.publisher::<Raw>(&format!("{topic}/report")).build()?;
-        eprintln!("receiving on `{topic}`; Ctrl-C ends");
+        note!("receiving on `{topic}`; Ctrl-C ends");
         loop {
             let Some(word) = hear(&mut control, Duration::from_secs(3600))? else {
                 continue;
@@ -44,7 +44,7 @@ pub(super) fn run(args: &RecvArgs) -> Result<(), Failure> {
                         scope.spawn(serve).join()
                     });
                     if let Ok(Err(failure)) = served {
-                        eprintln!("reference failed: {}", full_text(&failure.error));
+                        note!("reference failed: {}", full_text(&failure.error));
                     }
                 }
             } else if let Control::Start(spec) = word {
@@ -55,7 +55,7 @@ pub(super) fn run(args: &RecvArgs) -> Result<(), Failure> {
                     words: &mut words,
                 };
                 if let Err(failure) = run.serve(&spec, core).await {
-                    eprintln!("run failed: {}", full_text(&failure.error));
+                    note!("run failed: {}", full_text(&failure.error));
                 }
             }
         }

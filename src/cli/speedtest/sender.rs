@@ -113,7 +113,7 @@ impl<'a> Sender<'a> {
         let mut control = node.publisher::<Raw>(&format!("{topic}/control")).build()?;
         let mut reports = word_subscriber(node, &format!("{topic}/report"))?;
         let found = async {
-            eprintln!("waiting for a receiver on `{topic}`");
+            note!("waiting for a receiver on `{topic}`");
             control.wait_for_listener().await?;
             reports.wait_for_publisher().await
         };

@@ -115,14 +115,14 @@ async fn follow(args: &EchoArgs) -> Result<(), Failure> {
     let echoed = echo.run(&mut topics, &mut ends).await;
     echo.flush(&mut ends).await?;
     if !echo.out.is_empty() {
-        eprintln!(
+        note!(
             "mesh: {} bytes were not written: nobody read them",
             echo.out.len()
         );
     }
     let lost = topics.stats().lost;
     if lost > 0 {
-        eprintln!("mesh: {lost} messages were lost: they came faster than they could be printed");
+        note!("mesh: {lost} messages were lost: they came faster than they could be printed");
     }
     echoed
 }
@@ -209,7 +209,7 @@ impl Echo<'_> {
                     is_patient = false;
                     if self.count == 0 && topics.stats().publishers == 0 {
                         let names = escaped(&self.args.topics.join(", "));
-                        eprintln!("mesh: nobody sends to {names} yet: waiting");
+                        note!("mesh: nobody sends to {names} yet: waiting");
                     }
                 }
                 sample = topics.recv(), if !self.is_over() => self.print(&sample?, ends).await?,
@@ -249,7 +249,7 @@ impl Echo<'_> {
             Err(why) => {
                 self.out.truncate(start);
                 let (topic, number) = (escaped(sample.topic()), sample.sequence());
-                eprintln!("mesh: message {number} of {topic}: {why}");
+                note!("mesh: message {number} of {topic}: {why}");
                 return Ok(());
             }
         }
@@ -265,7 +265,7 @@ impl Echo<'_> {
         if self.without_field.contains(topic) {
             return;
         }
-        eprintln!("mesh: {} is left out: {why}", escaped(topic));
+        note!("mesh: {} is left out: {why}", escaped(topic));
         if self.without_field.len() >= FORMS_MAX {
             self.without_field.clear();
         }

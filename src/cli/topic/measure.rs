@@ -130,7 +130,7 @@ impl<'a> Measured<'a> {
         if !self.has_warned && self.total == 0 && topics.stats().publishers == 0 {
             self.has_warned = true;
             let names = self.args.topics.join(", ");
-            eprintln!("mesh: nobody sends to {} yet: waiting", escaped(&names));
+            note!("mesh: nobody sends to {} yet: waiting", escaped(&names));
         }
     }
 

@@ -143,7 +143,7 @@ async fn find_listener(publisher: &mut Publisher<Untyped>, topic: &str) -> Resul
         () = tokio::time::sleep(Duration::from_millis(NOBODY_MS)) => {}
     }
     let topic = escaped(topic);
-    eprintln!("mesh: waiting for a subscriber of {topic} (Ctrl-C ends, --no-wait sends without)");
+    note!("mesh: waiting for a subscriber of {topic} (Ctrl-C ends, --no-wait sends without)");
     found.await
 }
 
@@ -189,9 +189,7 @@ async fn find_type(
             return Err(anyhow::anyhow!(text).into());
         }
         if std::mem::take(&mut is_first) {
-            eprintln!(
-                "mesh: nobody says what {topic} carries yet: waiting (--json-topic does not)"
-            );
+            note!("mesh: nobody says what {topic} carries yet: waiting (--json-topic does not)");
         }
         tokio::time::sleep(LOOK_PAUSE).await;
     }

@@ -294,14 +294,16 @@ fn what_nodes_count_is_told_who_asked_and_of_others_that_they_cannot_be_asked() 
     let second = state.visit(other.clone());
     assert_ne!(visitor, second);
     node.take();
-    let unasked = state.ask_counts(visitor, &[NodeId(1), NodeId(9)]).unwrap();
+    let nodes = [1, 9, 1, 9].map(NodeId);
+    let unasked = state.ask_counts(visitor, &nodes).unwrap();
     let of = |node, report| FromCoordinator::Counts { node, report };
     assert_eq!(words_of(&unasked), [of(NodeId(9), None)]);
     let asked: Vec<_> = node.take().iter().flat_map(words_of).collect();
-    assert_eq!(asked, [FromCoordinator::WantCounts { visitor }]);
+    assert_eq!(asked, [FromCoordinator::WantCounts { visitor }], "once");
 
     let report = || Report {
         at_ns: 5,
+        part: 0,
         is_last: true,
         tallies: vec![],
     };
