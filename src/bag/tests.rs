@@ -1,6 +1,7 @@
 //! Files that are written, spoiled, and read again, by us and by the `mcap` crate.
 
 mod audit;
+mod full;
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Cursor};
