@@ -28,13 +28,13 @@ pub(super) enum Series {
 /// Files that are written.
 #[derive(Debug)]
 pub(super) struct Files {
-    /// The name that was asked for, without `.mcap`.
+    /// What was asked for, if anything.
+    given: Option<PathBuf>,
+    /// The same without `.mcap`, or a name made of the time: then any that is free will do.
     base: PathBuf,
     /// The name whose parts are written.
     stem: PathBuf,
     series: Series,
-    /// True if the name was made of the time: then any that is free will do.
-    is_timed: bool,
     may_overwrite: bool,
     /// What the next file is numbered with, if that is free.
     next: u32,
@@ -63,7 +63,7 @@ impl Files {
         Self {
             stem: base.clone(),
             series,
-            is_timed: output.is_none(),
+            given: output.map(Path::to_owned),
             // Another recorder may have begun in the same second.
             may_overwrite: may_overwrite && output.is_some(),
             next: 1,
@@ -85,7 +85,9 @@ impl Files {
 
     /// Refuses a name that cannot be meant, and one where something is that must stay.
     pub(super) fn check(&self) -> Result<(), Failure> {
-        let given = self.base.as_path();
+        let Some(given) = self.given.as_deref() else {
+            return Ok(());
+        };
         let shown = escaped_path(given);
         if given.as_os_str() == "-" {
             return Err(Failure::usage(
@@ -107,7 +109,7 @@ impl Files {
                 )));
             }
         }
-        if self.series == Series::Recordings || self.is_timed {
+        if self.series == Series::Recordings {
             return Ok(());
         }
         if !self.may_overwrite && self.at.exists() {
@@ -152,7 +154,7 @@ impl Files {
 
     /// True if another name may be taken for one that is not free.
     const fn may_skip(&self, number: u32) -> bool {
-        self.is_timed || number > 0 || matches!(self.series, Series::Recordings)
+        self.given.is_none() || number > 0 || matches!(self.series, Series::Recordings)
     }
 }
 
@@ -173,7 +175,7 @@ impl Target for Files {
                 false => numbered(&self.base, '-', self.next),
             };
             let stem = self.at.with_extension("");
-            let looks_split = self.is_timed && !is_part && !parts(&stem).is_empty();
+            let looks_split = self.given.is_none() && !is_part && !parts(&stem).is_empty();
             let opened = match looks_split {
                 true => Err(io::ErrorKind::AlreadyExists.into()),
                 false => options.open(&self.at),
@@ -222,7 +224,7 @@ fn parts(stem: &Path) -> Vec<PathBuf> {
         return Vec::new();
     };
     let dir = stem.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let entries = std::fs::read_dir(dir.unwrap_or(Path::new(".")));
+    let entries = std::fs::read_dir(dir.unwrap_or_else(|| Path::new(".")));
     let names = entries
         .into_iter()
         .flatten()
