@@ -17,6 +17,7 @@ mod hostile;
 mod keys;
 mod numbers;
 mod pointers;
+mod wanted;
 
 use super::*;
 use crate::Message;

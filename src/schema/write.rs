@@ -8,6 +8,7 @@ mod key;
 mod map;
 mod rank;
 mod tree;
+mod wanted;
 
 use std::sync::Arc;
 
@@ -186,7 +187,7 @@ impl Writer {
             (Kind::NonZero(kind), json) => {
                 let number = scalar(*kind, json).map_err(|misfit| self.misfit(misfit))?;
                 if number == [0; 16] {
-                    return Err(self.expected(&format!("a {} above or below 0", kind.name()), json));
+                    return Err(self.expected(&wanted::not_zero(*kind), json));
                 }
                 block.write(at, &number[..kind.size() as usize]);
             }
@@ -284,7 +285,7 @@ impl Writer {
     ) -> Result<(), SchemaError> {
         match (fields.shape, json) {
             (Shape::Unit, Json::Null) => Ok(()),
-            (Shape::Unit, json) => Err(self.expected("null", json)),
+            (Shape::Unit, json) => Err(self.expected(wanted::NULL, json)),
             (Shape::Newtype, json) => {
                 let place = fields.list[0].place;
                 self.value(place.ty, json, block, at + place.offset as usize)
@@ -299,11 +300,11 @@ impl Writer {
                 Ok(())
             }
             (Shape::Tuple, json) => {
-                let expected = format!("an array of {}", fields.list.len());
+                let expected = wanted::array_of(fields.list.len());
                 Err(self.expected(&expected, json))
             }
             (Shape::Named, Json::Object(object)) => self.named(fields, object, block, at),
-            (Shape::Named, json) => Err(self.expected(&object_of(name), json)),
+            (Shape::Named, json) => Err(self.expected(&wanted::object_of(name), json)),
         }
     }
 
@@ -362,7 +363,7 @@ impl Writer {
                 Some((name, inner)) => (name, Some(inner)),
                 None => return Err(self.expected(&ty.name, json)),
             },
-            json => return Err(self.expected(&variant_of(&ty.name), json)),
+            json => return Err(self.expected(&wanted::variant_of(&ty.name), json)),
         };
         let Some(variant) = variants.iter().find(|variant| variant.name == *name) else {
             let names: Vec<_> = variants.iter().map(|variant| &*variant.name).collect();
@@ -396,7 +397,7 @@ impl Writer {
                 );
                 Ok(())
             }
-            _ => Err(self.expected("{\"secs\": u64, \"nanos\": below 1000000000}", json)),
+            _ => Err(self.expected(wanted::DURATION, json)),
         }
     }
 
@@ -429,19 +430,6 @@ impl Writer {
 
     fn name_of(&self, ty: u32) -> String {
         self.schema.name_of(ty)
-    }
-
-    /// What a value of the type is in JSON, whether another is there or none.
-    fn wanted(&self, number: u32) -> String {
-        let ty = self.ty(number);
-        match &ty.kind {
-            Kind::String | Kind::Str => "a text".into(),
-            Kind::List(_) => "an array".into(),
-            Kind::Array { len, .. } => format!("an array of {len}"),
-            Kind::Struct(fields) if fields.shape == Shape::Named => object_of(&ty.name),
-            Kind::Enum(_) => variant_of(&ty.name),
-            _ => self.name_of(number),
-        }
     }
 
     fn expected(&self, expected: &str, found: &Json) -> SchemaError {
@@ -478,14 +466,6 @@ impl Block {
     fn point_nowhere(&mut self, at: usize) {
         self.write(at, &NOWHERE.to_le_bytes());
     }
-}
-
-fn object_of(name: &str) -> String {
-    format!("an object ({name})")
-}
-
-fn variant_of(name: &str) -> String {
-    format!("a variant of {name}")
 }
 
 /// Of what is in a message, so it fits.

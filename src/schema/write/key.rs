@@ -9,7 +9,7 @@ use super::super::table::is_name;
 use super::super::{Kind, Scalar, SchemaError, Type};
 use super::json::{one_char, whole};
 use super::rank::{NoKey, Order, rank};
-use super::{Misfit, Step, Writer};
+use super::{Misfit, Step, Writer, wanted};
 
 /// An entry, or an item of a set, which has no value.
 pub(super) struct Item<'a> {
@@ -40,7 +40,7 @@ impl Writer {
                 let items = list.iter().map(|item| (item, None));
                 self.items_by_order(ty, items, false)
             }
-            (json, _) if is_set => Err(self.expected("an array", json)),
+            (json, _) if is_set => Err(self.expected(wanted::SET, json)),
             (Json::Object(object), true) => {
                 let entries = object.iter().map(|(name, value)| {
                     let key = self.named_key(ty, name)?;
@@ -49,7 +49,6 @@ impl Writer {
                 });
                 entries.collect()
             }
-            (json, true) => Err(self.expected("an object", json)),
             (Json::Array(list), false) => {
                 let mut pairs = Vec::with_capacity(list.len());
                 for (idx, json) in list.iter().enumerate() {
@@ -61,7 +60,7 @@ impl Writer {
                 }
                 self.items_by_order(ty, pairs.into_iter(), true)
             }
-            (json, false) => Err(self.expected("an array of keys with values", json)),
+            (json, is_named) => Err(self.expected(wanted::map_of(is_named), json)),
         }
     }
 
