@@ -70,8 +70,22 @@ pub fn run(args: &CoordinatorArgs) -> Result<(), Failure> {
     })
 }
 
-/// Listens at the addresses of all those hosts, separated by commas; all at one port.
-pub(super) async fn bind(hosts: &str, mut port: u16) -> Result<Coordinator, Error> {
+/// Listens at the addresses of all those hosts, separated by commas; all at one port. One that is
+/// free at the first may be taken at another: then a further one is tried.
+pub(super) async fn bind(hosts: &str, port: u16) -> Result<Coordinator, Error> {
+    let mut tries_left = if port == 0 { FREE_PORT_TRIES } else { 1 };
+    loop {
+        tries_left -= 1;
+        match bind_once(hosts, port).await {
+            Err(Error::AddressInUse { .. }) if tries_left > 0 => {}
+            bound => return bound,
+        }
+    }
+}
+
+const FREE_PORT_TRIES: u32 = 16;
+
+async fn bind_once(hosts: &str, mut port: u16) -> Result<Coordinator, Error> {
     let mut hosts = hosts.split(',').map(str::trim);
     let first = hosts.next().unwrap_or_default();
     let mut coordinator = Coordinator::bind(&join_host(first, port)).await?;
