@@ -60,6 +60,8 @@ pub trait Target {
     /// # Errors
     /// What the system says.
     fn open(&mut self, number: u32) -> io::Result<Self::Storage>;
+    /// Takes back the file that was made last, for nothing is in it.
+    fn discard(&mut self) {}
 }
 
 /// A message to be recorded.
@@ -435,14 +437,18 @@ impl<T: Target> Recorder<T> {
             }
             return Err(BagError::Vanished);
         }
-        for ((channel, id), missing) in self.channels.iter().zip(1..).zip(&self.missing) {
+        for ((channel, id), missing) in self.channels.iter().zip(1..=u16::MAX).zip(&self.missing) {
             if *missing > 0 {
                 file.define(id, channel, self.schema_ids[usize::from(id) - 1]);
                 file.note_lost(id, *missing);
             }
         }
-        self.bytes_before += file.len();
-        let Finished { storage, dropped } = file.finish(|file| losses(file, &self.channels));
+        let Finished {
+            storage,
+            len,
+            dropped,
+        } = file.finish(|file| losses(file, &self.channels));
+        self.bytes_before += len;
         for share in dropped.iter().flat_map(|chunk| &chunk.shares) {
             let total = &mut self.counts[usize::from(share.channel) - 1];
             total.recorded -= share.messages;
@@ -470,9 +476,8 @@ impl<T: Target> Recorder<T> {
             return Ok(None);
         }
         let number = self.files;
-        let storage = self.target.open(number).map_err(BagError::writing)?;
-        self.files += 1;
-        let mut file = BagFile::new(storage).map_err(BagError::writing)?;
+        let opened = begin(&mut self.target, number);
+        let mut file = opened.map_err(BagError::writing)?;
         let mut written = 0;
         let mut failure = None;
         for chunk in ring.chunks() {
@@ -491,8 +496,11 @@ impl<T: Target> Recorder<T> {
                     .for_each(|share| file.note_lost(share.channel, share.messages));
             }
         }
-        let bytes = file.len();
-        let Finished { storage, dropped } = file.finish(|file| losses(file, &self.channels));
+        let Finished {
+            storage,
+            len: bytes,
+            dropped,
+        } = file.finish(|file| losses(file, &self.channels));
         let failure = failure.or(storage.err()).map(BagError::writing);
         let failure = failure.or((!dropped.is_empty()).then_some(BagError::Full));
         let kept = written - dropped.len();
@@ -501,7 +509,13 @@ impl<T: Target> Recorder<T> {
         for share in ring.note_saved(kept) {
             self.counts[usize::from(share.channel) - 1].add(share);
         }
-        self.bytes_before += bytes;
+        match messages {
+            0 => self.target.discard(),
+            _ => {
+                self.files += 1;
+                self.bytes_before += bytes;
+            }
+        }
         Ok(Some(Saved {
             number,
             messages,
@@ -531,12 +545,18 @@ const MESSAGE_BYTES_MORE: usize = 200;
 
 fn open<T: Target>(target: &mut T, number: u32) -> Result<Out<T::Storage>, BagError> {
     let what = "begin";
-    let opened = target.open(number).and_then(BagFile::new);
+    let begun = begin(target, number);
     Ok(Out::File {
-        file: opened.map_err(|source| BagError::Io { what, source })?,
+        file: begun.map_err(|source| BagError::Io { what, source })?,
         start_ns: None,
         losses_noted: 0,
     })
+}
+
+/// A file with its header, or none.
+fn begin<T: Target>(target: &mut T, number: u32) -> io::Result<BagFile<T::Storage>> {
+    let storage = target.open(number)?;
+    BagFile::new(storage).inspect_err(|_| target.discard())
 }
 
 /// Says what the channels of a chunk are, to a file that does not know.
