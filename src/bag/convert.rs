@@ -167,7 +167,7 @@ fn place<T: Target>(
             (channel.clone(), Form::Same)
         }),
     };
-    let before = (1_u16..).zip(recorder.counts().take(known));
+    let before = (1..=u16::MAX).zip(recorder.counts().take(known));
     let mut ids = before.filter_map(|(id, (known, _))| (*known == channel).then_some(id));
     let found = ids.next();
     drop(ids);

@@ -103,6 +103,8 @@ pub(super) struct FileCount {
 #[derive(Debug)]
 pub(super) struct Finished<S> {
     pub(super) storage: io::Result<S>,
+    /// Bytes of all of it.
+    pub(super) len: u64,
     /// Chunks that made room for the summary.
     pub(super) dropped: Vec<ChunkInfo>,
 }
@@ -260,7 +262,7 @@ impl<S: Storage> BagFile<S> {
 
     /// Channels with messages here, or lost ones.
     pub(super) fn counts(&self) -> impl Iterator<Item = (u16, FileCount)> {
-        let numbered = (0_u16..).zip(self.counts.iter().copied());
+        let numbered = (0..=u16::MAX).zip(self.counts.iter().copied());
         numbered.filter(|(_, count)| count.messages + count.lost > 0)
     }
 
@@ -296,10 +298,10 @@ impl<S: Storage> BagFile<S> {
     /// Writes what `losses` says and the summary. Chunks at the end give way if there is no room.
     pub(super) fn finish(mut self, losses: impl Fn(&Self) -> Vec<(String, String)>) -> Finished<S> {
         let mut dropped = Vec::new();
-        let storage = loop {
+        let ended = loop {
             let end = self.end(Some(&losses(&self)));
             let Err(error) = self.append(&[&end], Crc::default()) else {
-                break Ok(self.storage);
+                break Ok(());
             };
             if !matches!(
                 super::BagError::writing(copy(&error)),
@@ -312,7 +314,7 @@ impl<S: Storage> BagFile<S> {
                 self.pending.clear();
                 let end = self.end(None);
                 let ended = self.append(&[&end], Crc::default());
-                break ended.map(|_| self.storage);
+                break ended.map(drop);
             };
             if let Err(error) = self.storage.cut(last.len_before) {
                 break Err(error);
@@ -330,7 +332,11 @@ impl<S: Storage> BagFile<S> {
             }
             dropped.push(last.info);
         };
-        Finished { storage, dropped }
+        Finished {
+            storage: ended.map(|()| self.storage),
+            len: self.len,
+            dropped,
+        }
     }
 
     /// The end of the data and all that is behind it.

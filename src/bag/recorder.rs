@@ -60,6 +60,8 @@ pub trait Target {
     /// # Errors
     /// What the system says.
     fn open(&mut self, number: u32) -> io::Result<Self::Storage>;
+    /// Takes back the file that was made last, for nothing is in it.
+    fn discard(&mut self) {}
 }
 
 /// A message to be recorded.
@@ -454,15 +456,20 @@ impl<T: Target> Recorder<T> {
             }
             return Err(BagError::Vanished);
         }
-        for ((channel, id), missing) in self.channels.iter().zip(1..).zip(&mut self.missing) {
+        let channels = self.channels.iter().zip(1..=u16::MAX);
+        for ((channel, id), missing) in channels.zip(&mut self.missing) {
             let missing = std::mem::take(missing);
             if missing > 0 {
                 file.define(id, channel, self.schema_ids[usize::from(id) - 1]);
                 file.note_lost(id, missing);
             }
         }
-        self.bytes_before += file.len();
-        let Finished { storage, dropped } = file.finish(|file| losses(file, &self.channels));
+        let Finished {
+            storage,
+            len,
+            dropped,
+        } = file.finish(|file| losses(file, &self.channels));
+        self.bytes_before += len;
         for share in dropped.iter().flat_map(|chunk| &chunk.shares) {
             let total = &mut self.counts[usize::from(share.channel) - 1];
             total.recorded -= share.messages;
@@ -490,9 +497,8 @@ impl<T: Target> Recorder<T> {
             return Ok(None);
         }
         let number = self.files;
-        let storage = self.target.open(number).map_err(BagError::writing)?;
-        self.files += 1;
-        let mut file = BagFile::new(storage).map_err(BagError::writing)?;
+        let opened = begin(&mut self.target, number);
+        let mut file = opened.map_err(BagError::writing)?;
         let mut written = 0;
         let mut failure = None;
         for chunk in ring.chunks() {
@@ -510,8 +516,11 @@ impl<T: Target> Recorder<T> {
                     .for_each(|share| file.note_lost(share.channel, share.messages));
             }
         }
-        let bytes = file.len();
-        let Finished { storage, dropped } = file.finish(|file| losses(file, &self.channels));
+        let Finished {
+            storage,
+            len: bytes,
+            dropped,
+        } = file.finish(|file| losses(file, &self.channels));
         let failure = failure.or_else(|| storage.err()).map(BagError::writing);
         let is_full = !dropped.is_empty();
         let failure = failure.or_else(|| is_full.then_some(BagError::Full));
@@ -521,7 +530,13 @@ impl<T: Target> Recorder<T> {
         for share in ring.note_saved(kept) {
             self.counts[usize::from(share.channel) - 1].add(share);
         }
-        self.bytes_before += bytes;
+        match messages {
+            0 => self.target.discard(),
+            _ => {
+                self.files += 1;
+                self.bytes_before += bytes;
+            }
+        }
         Ok(Some(Saved {
             number,
             messages,
@@ -551,12 +566,18 @@ const MESSAGE_BYTES_MORE: usize = 200;
 
 fn open<T: Target>(target: &mut T, number: u32) -> Result<Out<T::Storage>, BagError> {
     let what = "begin";
-    let opened = target.open(number).and_then(BagFile::new);
+    let begun = begin(target, number);
     Ok(Out::File {
-        file: opened.map_err(|source| BagError::Io { what, source })?,
+        file: begun.map_err(|source| BagError::Io { what, source })?,
         start_ns: None,
         losses_noted: 0,
     })
+}
+
+/// A file with its header, or none.
+fn begin<T: Target>(target: &mut T, number: u32) -> io::Result<BagFile<T::Storage>> {
+    let storage = target.open(number)?;
+    BagFile::new(storage).inspect_err(|_| target.discard())
 }
 
 /// Says what the channels of a chunk are, to a file that does not know.

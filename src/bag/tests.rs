@@ -57,6 +57,10 @@ impl Target for Disk {
             number: number as usize,
         })
     }
+
+    fn discard(&mut self) {
+        self.files.borrow_mut().pop();
+    }
 }
 
 impl Storage for OnDisk {
@@ -561,6 +565,27 @@ fn a_ring_saves_the_last_seconds_each_time() {
         assert_eq!(last, newest);
         assert!((newest - 70..newest - 48).contains(&first), "{first}");
         assert_eq!(found.len(), (last - first) as usize + 1);
+    }
+}
+
+#[test]
+fn a_ring_leaves_no_file_that_has_nothing() {
+    let config = Config {
+        last_ns: Some(u64::MAX),
+        ..Config::default()
+    };
+    // No room for the header, and none for messages.
+    for capacity in [5, 200] {
+        let mut recorder = recorded(config.clone(), &Disk::new(capacity), 10);
+        for _ in 0..3 {
+            let messages = recorder.save(0).map(|saved| saved.unwrap().messages);
+            assert!(
+                matches!(messages, Ok(0) | Err(BagError::Full)),
+                "{messages:?}"
+            );
+            assert!(recorder.target().files.borrow().is_empty());
+            assert_eq!((recorder.files(), recorder.total().recorded), (0, 0));
+        }
     }
 }
 

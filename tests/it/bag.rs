@@ -4,6 +4,7 @@ mod explained;
 mod faults;
 mod names;
 mod parts;
+mod replaced;
 mod tool;
 mod written;
 

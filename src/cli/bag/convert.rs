@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::Failure;
 use super::files::{Files, Series};
+use super::identity::Identity;
 use super::input::{self, InputArgs, names_text};
 use super::units::{Size, Time};
 use crate::bag::{BagError, Config, Converted, Converter, Ending, Recorder, Split, To};
@@ -75,11 +76,11 @@ pub(super) fn run(args: &ConvertArgs) -> Result<(), Failure> {
         input::reader(path)?;
     }
     let output = Files::new(Some(&args.output), 0, Series::Parts, args.overwrite);
-    let real = |path: &Path| path.canonicalize().ok();
-    let inputs: BTreeSet<PathBuf> = paths.iter().filter_map(|path| real(path)).collect();
+    let identity = |path: &PathBuf| Identity::opened(path);
+    let inputs: BTreeSet<Identity> = paths.iter().filter_map(identity).collect();
     let endangered = output.endangered();
-    let mut reals = endangered.iter().filter_map(|path| real(path));
-    if reals.any(|path| inputs.contains(&path)) {
+    let mut endangered = endangered.iter().filter_map(identity);
+    if endangered.any(|file| inputs.contains(&file)) {
         return Err(Failure::usage(
             "--output is the recording itself, or one of its parts; name another file",
         ));
@@ -99,11 +100,17 @@ pub(super) fn run(args: &ConvertArgs) -> Result<(), Failure> {
     };
     let at = output.at().to_owned();
     let mut recorder = Recorder::new(config, output).map_err(|error| input::of(&at, error))?;
-    recorder.target().clear()?;
-    let whole = convert(&paths, &mut recorder, to)?;
-    let written = recorder.finish();
-    written.map_err(|error| input::of(recorder.target().at(), error))?;
-    say(args, recorder.target().begun(), &whole)?;
+    let converted = convert(&paths, &mut recorder, to);
+    // Whatever came of it: what was read becomes a whole file.
+    let finished = recorder.finish();
+    let finished = finished.map_err(|error| input::of(recorder.target().at(), error));
+    let files = recorder.target().written();
+    let whole = converted.inspect_err(|_| match recorder.total().recorded {
+        0 => recorder.target().remove(),
+        recorded => note!("note: {recorded} messages are in {}", names_text(&files)),
+    })?;
+    finished?;
+    say(args, &files, &whole)?;
     match left_out(&whole) {
         None => Ok(()),
         Some(text) => Err(anyhow::anyhow!("{text}; the rest is written").into()),
@@ -126,19 +133,17 @@ fn convert(
         })?;
         let path = escaped_path(path);
         if reader.ending() == Some(Ending::Cut) {
-            eprintln!(
+            note!(
                 "note: {path} has no end: its recorder was killed, or writes it still. All before \
                  the cut is written"
             );
         }
         for damage in &converted.damages {
-            eprintln!("warning: {path}: left out: {damage}");
+            note!("warning: {path}: left out: {damage}");
         }
         for topic in &converted.unchanged {
             let topic = escaped(topic);
-            eprintln!(
-                "warning: {topic} keeps its bytes: the recording does not say what is in them"
-            );
+            note!("warning: {topic} keeps its bytes: the recording does not say what is in them");
         }
         whole.messages += converted.messages;
         whole.invalid += converted.invalid;

@@ -2,15 +2,19 @@
 //!
 //! `name.mcap` is a recording, `name_1.mcap`, `name_2.mcap` are its further parts. `name-2.mcap` is
 //! another recording, where one without a name of its own found `name.mcap` taken, and where a
-//! black box was written again. What is there is never written over unless that is allowed, and
-//! then no part of an older recording stays that would look like one of the new.
+//! black box was written again. What is there is never written over. Where `name.mcap` may be
+//! replaced, it is removed first, with the parts of an older recording, which would look like parts
+//! of the new one; all other names that are taken are passed over.
+//!
+//! Names may come to mean other files meanwhile: those that others made there are let alone.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use super::identity::Identity;
 use super::units::moment_name;
 use crate::bag::{Target, is_ours};
 use crate::cli::Failure;
@@ -35,12 +39,34 @@ pub(super) struct Files {
     /// The name whose parts are written.
     stem: PathBuf,
     series: Series,
+    /// True until it is done.
     may_overwrite: bool,
     /// What the next file is numbered with, if that is free.
     next: u32,
     /// The last that was begun, or was to be.
     at: PathBuf,
-    begun: Vec<PathBuf>,
+    begun: Vec<Begun>,
+}
+
+/// A file that was begun.
+#[derive(Debug)]
+struct Begun {
+    path: PathBuf,
+    identity: Identity,
+}
+
+impl Begun {
+    /// False if it was removed, or another has its name now.
+    fn is_there(&self) -> bool {
+        Identity::named(&self.path).is_some_and(|found| found == self.identity)
+    }
+
+    /// There is nothing in it.
+    fn remove(&self) {
+        if self.is_there() {
+            drop(std::fs::remove_file(&self.path));
+        }
+    }
 }
 
 impl Files {
@@ -78,9 +104,15 @@ impl Files {
         &self.at
     }
 
-    /// Those that were begun.
-    pub(super) fn begun(&self) -> &[PathBuf] {
-        &self.begun
+    /// Those that were begun and are still there.
+    pub(super) fn written(&self) -> Vec<PathBuf> {
+        let there = self.begun.iter().filter(|begun| begun.is_there());
+        there.map(|begun| begun.path.clone()).collect()
+    }
+
+    /// Removes them: there is nothing in them.
+    pub(super) fn remove(&self) {
+        self.begun.iter().for_each(Begun::remove);
     }
 
     /// Refuses a name that cannot be meant, and one where something is that must stay.
@@ -109,22 +141,16 @@ impl Files {
                 )));
             }
         }
-        if self.series == Series::Recordings {
+        if self.series == Series::Recordings && !self.may_overwrite {
             return Ok(());
         }
         if !self.may_overwrite && self.at.exists() {
             return Err(taken(&self.at));
         }
-        let parts = parts(&self.stem);
-        let mut in_the_way = parts.iter();
-        match in_the_way.find(|path| !self.may_overwrite || !is_recording_of_ours(path)) {
-            None => Ok(()),
-            Some(part) if self.may_overwrite => Err(Failure::usage(format!(
-                "{} would look like a part of the recording, and is none that may be removed: \
-                 `mesh` did not write it; name another with --output",
-                escaped_path(part)
-            ))),
-            Some(part) => Err(Failure::usage(format!(
+        match (self.may_overwrite, parts(&self.stem).first()) {
+            (true, _) => self.removable().map(drop).map_err(Failure::usage),
+            (false, None) => Ok(()),
+            (false, Some((_, part))) => Err(Failure::usage(format!(
                 "{} is there already, and would look like a part of the recording; name another \
                  with --output, or allow --overwrite, which removes it",
                 escaped_path(part)
@@ -132,24 +158,41 @@ impl Files {
         }
     }
 
-    /// Removes the parts of an older recording of that name, where they may be written over.
-    pub(super) fn clear(&self) -> Result<(), Failure> {
-        if !self.may_overwrite || self.series == Series::Recordings {
-            return Ok(());
-        }
-        for part in parts(&self.stem) {
+    /// The parts of an older recording of that name, which are numbered without a gap and were
+    /// written by a recorder. Else what is in the way.
+    fn removable(&self) -> Result<Vec<PathBuf>, String> {
+        let part = |((number, path), expected): ((u32, PathBuf), u32)| {
+            if number == expected && is_recording_of_ours(&path) {
+                return Ok(path);
+            }
+            Err(format!(
+                "{} would look like a part of the recording, and is none that may be removed: \
+                 `mesh` did not write it, or one before it is missing; name another with --output",
+                escaped_path(&path)
+            ))
+        };
+        parts(&self.stem).into_iter().zip(1..).map(part).collect()
+    }
+
+    /// Removes what may be written over, if all of that may.
+    fn clear(&self) -> io::Result<()> {
+        for part in self.removable().map_err(io::Error::other)? {
+            let shown = escaped_path(&part);
             std::fs::remove_file(&part).map_err(|error| {
-                anyhow::anyhow!("cannot remove {}: {error}", escaped_path(&part))
+                io::Error::new(error.kind(), format!("cannot remove {shown}: {error}"))
             })?;
+            note!("note: removed {shown}, a part of the older recording");
         }
-        Ok(())
+        match std::fs::remove_file(&self.at) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Files that are written over or removed.
     pub(super) fn endangered(&self) -> Vec<PathBuf> {
-        let mut all = parts(&self.stem);
-        all.push(self.at.clone());
-        all
+        let parts = parts(&self.stem).into_iter().map(|(_, path)| path);
+        parts.chain([self.at.clone()]).collect()
     }
 
     /// True if another name may be taken for one that is not free.
@@ -163,22 +206,20 @@ impl Target for Files {
 
     fn open(&mut self, number: u32) -> io::Result<File> {
         let is_part = number > 0 && self.series == Series::Parts;
-        let mut options = OpenOptions::new();
-        options.write(true);
-        match self.may_overwrite {
-            true => options.create(true).truncate(true),
-            false => options.create_new(true),
-        };
+        if number == 0 && self.may_overwrite {
+            self.clear()?;
+            self.may_overwrite = false;
+        }
         loop {
             self.at = match is_part {
                 true => numbered(&self.stem, '_', self.next),
                 false => numbered(&self.base, '-', self.next),
             };
             let stem = self.at.with_extension("");
-            let looks_split = self.given.is_none() && !is_part && !parts(&stem).is_empty();
+            let looks_split = !is_part && self.may_skip(number) && !parts(&stem).is_empty();
             let opened = match looks_split {
                 true => Err(io::ErrorKind::AlreadyExists.into()),
-                false => options.open(&self.at),
+                false => File::create_new(&self.at),
             };
             match opened {
                 Err(error)
@@ -192,10 +233,19 @@ impl Target for Files {
                     if !is_part && self.series == Series::Parts {
                         (self.stem, self.next) = (stem, 1);
                     }
-                    self.begun.push(self.at.clone());
+                    self.begun.push(Begun {
+                        path: self.at.clone(),
+                        identity: Identity::of(&file.metadata()?),
+                    });
                     return Ok(file);
                 }
             }
+        }
+    }
+
+    fn discard(&mut self) {
+        if let Some(begun) = self.begun.pop() {
+            begun.remove();
         }
     }
 }
@@ -218,8 +268,8 @@ fn numbered(stem: &Path, mark: char, number: u32) -> PathBuf {
     path.into()
 }
 
-/// What is there under the names of further parts of a recording.
-fn parts(stem: &Path) -> Vec<PathBuf> {
+/// What is there under the names of further parts of a recording, by number.
+fn parts(stem: &Path) -> Vec<(u32, PathBuf)> {
     let Some(name) = stem.file_name() else {
         return Vec::new();
     };
@@ -230,16 +280,17 @@ fn parts(stem: &Path) -> Vec<PathBuf> {
         .flatten()
         .flatten()
         .map(|entry| entry.file_name());
-    let is_part = |found: &OsString| {
-        let rest = found.as_bytes().strip_prefix(name.as_bytes());
-        let rest = rest.and_then(|rest| rest.strip_prefix(b"_"));
-        let number = rest.and_then(|rest| rest.strip_suffix(SUFFIX.as_bytes()));
-        number.is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
+    let part = |found: OsString| {
+        let rest = found.as_bytes().strip_prefix(name.as_bytes())?;
+        let number = rest.strip_prefix(b"_")?.strip_suffix(SUFFIX.as_bytes())?;
+        let number: u32 = std::str::from_utf8(number).ok()?.parse().ok()?;
+        // Not `name_007.mcap`: a recording of that name, whose parts are `name_007_1.mcap`, ...
+        let path = numbered(stem, '_', number);
+        (number > 0 && path.file_name() == Some(&found)).then_some((number, path))
     };
-    names
-        .filter(is_part)
-        .map(|name| stem.with_file_name(name))
-        .collect()
+    let mut parts: Vec<_> = names.filter_map(part).collect();
+    parts.sort_unstable();
+    parts
 }
 
 fn is_recording_of_ours(path: &Path) -> bool {

@@ -46,7 +46,7 @@ pub(super) fn run(args: &InfoArgs) -> Result<(), Failure> {
         let of_file = Summary::read(&mut file, len, args.check);
         let mut of_file = of_file.map_err(|error| input::of(path, error))?;
         if of_file.is_cut {
-            eprintln!("note: {}: {CUT}; {REPAIR}", escaped_path(path));
+            note!("note: {}: {CUT}; {REPAIR}", escaped_path(path));
         }
         for damage in &mut of_file.damages {
             *damage = format!("{}: {damage}", escaped_path(path));

@@ -1,5 +1,6 @@
 //! Which recording is read, and its files.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::files::{PREFIX, SUFFIX};
+use super::identity::Identity;
 use crate::bag::{BagError, BagReader};
 use crate::cli::Failure;
 use crate::name::escaped_path;
@@ -30,10 +32,10 @@ impl InputArgs {
             true => &self.input,
             false => &self.files,
         };
-        if let Some((_, again)) = (1..)
-            .zip(named)
-            .find(|(at, path)| named[*at..].contains(path))
-        {
+        let mut known = BTreeSet::new();
+        let mut is_known =
+            |path: &&PathBuf| Identity::opened(path).is_some_and(|file| !known.insert(file));
+        if let Some(again) = named.iter().find(&mut is_known) {
             let again = escaped_path(again);
             return Err(Failure::usage(format!("{again} is named twice")));
         }

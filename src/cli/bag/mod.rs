@@ -4,6 +4,7 @@ mod clock;
 mod convert;
 mod ending;
 mod files;
+mod identity;
 mod info;
 mod input;
 mod keys;

@@ -122,7 +122,7 @@ pub(super) fn run(args: &PlayArgs) -> Result<(), Failure> {
     let topics = whole.channels.iter().map(|found| &*found.channel.topic);
     for unused in remap.unused(&topics.collect::<Vec<_>>()) {
         let unused = escaped(unused);
-        eprintln!("warning: --remap: the recording has no topic {unused}");
+        note!("warning: --remap: the recording has no topic {unused}");
     }
     for found in whole
         .channels
@@ -326,9 +326,9 @@ impl Player {
             match news.map_err(|error| input::of(&path, error))? {
                 News::Damage(error) => {
                     self.damages += 1;
-                    eprintln!("warning: {}: left out: {error}", escaped_path(&path));
+                    note!("warning: {}: left out: {error}", escaped_path(&path));
                 }
-                News::End(Ending::Cut) => eprintln!("note: {}: {CUT}", escaped_path(&path)),
+                News::End(Ending::Cut) => note!("note: {}: {CUT}", escaped_path(&path)),
                 News::End(Ending::Whole) => {}
                 News::Messages(batch) => {
                     for (message, payload) in batch.messages() {
@@ -466,7 +466,7 @@ fn explain(node: &Node, channel: &Channel) {
     });
     if let Err(why) = added {
         let topic = escaped(&channel.topic);
-        eprintln!("warning: playing {topic} without what describes its messages: {why}");
+        note!("warning: playing {topic} without what describes its messages: {why}");
     }
 }
 

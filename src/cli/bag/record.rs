@@ -1,7 +1,7 @@
 //! `mesh bag record`.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -147,7 +147,6 @@ pub(super) fn run(args: &RecordArgs) -> Result<(), Failure> {
         }
         _ => input::of(&at, error),
     })?;
-    recorder.target().clear()?;
     let mut recording = Recording {
         node,
         recorder,
@@ -157,11 +156,10 @@ pub(super) fn run(args: &RecordArgs) -> Result<(), Failure> {
         voice: if args.json { Voice::Json } else { Voice::Text },
         last_channel: None,
         refused: 0,
-        saved: Vec::new(),
         unsaved: 0,
     };
     let subscribed = recording.subscribe(args, &topics);
-    let mut subscriber = subscribed.inspect_err(|_| remove(recording.recorder.target().begun()))?;
+    let mut subscriber = subscribed.inspect_err(|_| recording.recorder.target().remove())?;
     say_what_nobody_sends(&topology, &args.topics);
     let outcome = recording.go_on(args, &mut subscriber);
     let ended = recording.end(args, &subscriber, outcome);
@@ -194,7 +192,7 @@ fn say_what_nobody_sends(topology: &Topology, topics: &[String]) {
     for topic in topics {
         let pattern = topic.strip_prefix('/').unwrap_or(topic);
         if !sent.iter().any(|name| name::matches(pattern, name)) {
-            eprintln!("note: nobody publishes {topic} yet: waiting for who does");
+            note!("note: nobody publishes {topic} yet: waiting for who does");
         }
     }
 }
@@ -212,8 +210,7 @@ struct Recording {
     last_channel: Option<((NodeId, u32), u16)>,
     /// Messages of publishers beyond those that a file can have.
     refused: u64,
-    saved: Vec<PathBuf>,
-    /// Times that this failed.
+    /// Times that the last seconds could not be saved.
     unsaved: u32,
 }
 
@@ -372,7 +369,7 @@ impl Recording {
 
     fn warn(&self, error: &RecvError) {
         self.progress.clear();
-        eprintln!("warning: {error}");
+        note!("warning: {error}");
     }
 
     #[inline]
@@ -411,7 +408,7 @@ impl Recording {
                 Ok(channel) => channel,
                 Err(error) => {
                     if self.refused == 0 {
-                        eprintln!("warning: {error}");
+                        note!("warning: {error}");
                     }
                     self.refused += 1;
                     return Ok(None);
@@ -462,7 +459,7 @@ impl Recording {
             Ok(schema) => schema?,
             Err(error) => {
                 let name = escaped(&ty.name);
-                eprintln!("warning: recording {name} without what describes it: {error}");
+                note!("warning: recording {name} without what describes it: {error}");
                 return None;
             }
         };
@@ -476,7 +473,6 @@ impl Recording {
     /// Writes the last seconds; that this fails ends nothing.
     fn save(&mut self) {
         let outcome = self.recorder.save(self.clock.now_ns());
-        let path = self.recorder.target().at().to_owned();
         let failure = match outcome {
             Err(error) => Some(error),
             Ok(None) => {
@@ -485,13 +481,10 @@ impl Recording {
                 });
                 None
             }
-            Ok(Some(saved)) if saved.messages == 0 => {
-                remove(&[path]);
-                saved.failure
-            }
             Ok(Some(saved)) => {
-                self.say_saved(&path, &saved);
-                self.saved.push(path);
+                if saved.messages > 0 {
+                    self.say_saved(&saved);
+                }
                 saved.failure
             }
         };
@@ -499,14 +492,15 @@ impl Recording {
             self.unsaved += 1;
             let why = full_text(&self.failed(error).error);
             self.progress.clear();
-            eprintln!("warning: the last seconds are not saved: {why}");
+            note!("warning: the last seconds are not saved: {why}");
             if self.voice == Voice::Json {
                 let _ = self.say(&json!({"event": "unsaved", "error": why}), String::new);
             }
         }
     }
 
-    fn say_saved(&self, path: &Path, saved: &Saved) {
+    fn say_saved(&self, saved: &Saved) {
+        let path = self.recorder.target().at();
         let messages = saved.messages;
         let word = json!({
             "event": "saved",
@@ -547,14 +541,10 @@ impl Recording {
         };
         self.progress.clear();
         let total = self.recorder.total();
-        let mut files = match args.last {
-            Some(_) => std::mem::take(&mut self.saved),
-            None => self.recorder.target().begun().to_vec(),
-        };
         if total.recorded == 0 {
-            remove(&files);
+            self.recorder.target().remove();
         }
-        files.retain(|path| path.exists());
+        let files = self.recorder.target().written();
         let ending = Ending {
             recorder: &self.recorder,
             files: &files,
@@ -565,13 +555,6 @@ impl Recording {
         self.say(&ending.json(), || ending.text())?;
         outcome.and(finished)
     }
-}
-
-/// There is nothing in them.
-fn remove(files: &[PathBuf]) {
-    files
-        .iter()
-        .for_each(|path| drop(std::fs::remove_file(path)));
 }
 
 /// The coordinator has that long to tell of a type, whatever else is to be done.

@@ -19,7 +19,7 @@ pub(super) fn can_mount() -> bool {
 }
 
 /// `mesh` in a namespace with a small disk at `dir`.
-fn on_small_disk(dir: &Path, size: &str, then: &str) -> Command {
+pub(super) fn on_small_disk(dir: &Path, size: &str, then: &str) -> Command {
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", TMPFS, size]).arg(dir);
     command.args(["sh", "-c", then, MESH]).arg(dir);

@@ -10,13 +10,13 @@ use super::tool::{MESH, Signal, Tool, bag_in};
 use super::{heard, record_raw};
 use crate::support::{Mesh, TempDir, eventually, payload};
 
-fn names(end: &Value) -> Vec<&str> {
+pub(super) fn names(end: &Value) -> Vec<&str> {
     let files = end["files"].as_array().unwrap().iter();
     let names = files.map(|file| Path::new(file.as_str().unwrap()).file_name().unwrap());
     names.map(|name| name.to_str().unwrap()).collect()
 }
 
-fn start(mesh: &Mesh, dir: &Path, options: &[&str]) -> Tool {
+pub(super) fn start(mesh: &Mesh, dir: &Path, options: &[&str]) -> Tool {
     let mut command = Command::new(MESH);
     let command = command
         .current_dir(dir)
@@ -27,7 +27,7 @@ fn start(mesh: &Mesh, dir: &Path, options: &[&str]) -> Tool {
 }
 
 /// Asks for a file until all of so many messages, which may still wait, are in it.
-fn save(recorder: &mut Tool, messages: u64) -> Value {
+pub(super) fn save(recorder: &mut Tool, messages: u64) -> Value {
     loop {
         recorder.signal(Signal::USR1);
         let saved = recorder.event();
@@ -41,24 +41,31 @@ fn save(recorder: &mut Tool, messages: u64) -> Value {
 #[test]
 fn a_black_box_passes_over_names_that_are_taken() {
     let mesh = Mesh::start();
-    let dir = TempDir::new();
-    for taken in ["rg.mcap", "rg_1.mcap", "rg-2.mcap", "rg-4.mcap"] {
-        std::fs::write(dir.path().join(taken), b"mine").unwrap();
-    }
-    let mut recorder = start(&mesh, dir.path(), &["--last", "1h", "-o", "rg"]);
     let node = mesh.node("sender");
-    let mut publisher = heard(&node, "a");
-    publisher.publish_bytes(b"x").unwrap();
-    save(&mut recorder, 1);
-    recorder.signal(Signal::INT);
-    assert_eq!(recorder.event()["event"], "saved");
-    let end = recorder.event();
-    assert_eq!(recorder.wait(), Some(0));
-    assert_eq!(end["messages"], 1, "in two files, but one message: {end}");
-    let names = names(&end);
-    assert_eq!(names[..2], ["rg-3.mcap", "rg-5.mcap"], "{end}");
-    for taken in ["rg.mcap", "rg_1.mcap", "rg-2.mcap", "rg-4.mcap"] {
-        assert_eq!(std::fs::read(dir.path().join(taken)).unwrap(), b"mine");
+    // One of them may be replaced.
+    for (overwrite, expected) in [
+        (&[][..], ["rg-3.mcap", "rg-5.mcap"]),
+        (&["--overwrite"], ["rg.mcap", "rg-3.mcap"]),
+    ] {
+        let dir = TempDir::new();
+        let names_taken = ["rg.mcap", "rg-2.mcap", "rg-4.mcap"];
+        for taken in names_taken {
+            std::fs::write(dir.path().join(taken), b"mine").unwrap();
+        }
+        let options = [&["--last", "1h", "-o", "rg"][..], overwrite].concat();
+        let mut recorder = start(&mesh, dir.path(), &options);
+        let mut publisher = heard(&node, "a");
+        publisher.publish_bytes(b"x").unwrap();
+        save(&mut recorder, 1);
+        recorder.signal(Signal::INT);
+        assert_eq!(recorder.event()["event"], "saved");
+        let end = recorder.event();
+        assert_eq!(recorder.wait(), Some(0));
+        assert_eq!(end["messages"], 1, "in two files, but one message: {end}");
+        assert_eq!(names(&end)[..2], expected, "{end}");
+        for taken in &names_taken[overwrite.len()..] {
+            assert_eq!(std::fs::read(dir.path().join(taken)).unwrap(), b"mine");
+        }
     }
 }
 
