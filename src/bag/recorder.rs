@@ -482,12 +482,11 @@ impl<T: Target> Recorder<T> {
         let mut failure = None;
         for chunk in ring.chunks() {
             define(&mut file, &chunk, &self.channels, &self.schema_ids);
-            match failure {
-                None => match file.write_chunk(&chunk) {
+            if failure.is_none() {
+                match file.write_chunk(&chunk) {
                     Ok(()) => written += 1,
                     Err(error) => failure = Some(error),
-                },
-                Some(_) => {}
+                }
             }
             if failure.is_some() {
                 let shares = &chunk.info.shares;
@@ -501,8 +500,8 @@ impl<T: Target> Recorder<T> {
             len: bytes,
             dropped,
         } = file.finish(|file| losses(file, &self.channels));
-        let failure = failure.or(storage.err()).map(BagError::writing);
-        let failure = failure.or((!dropped.is_empty()).then_some(BagError::Full));
+        let failure = failure.or_else(|| storage.err()).map(BagError::writing);
+        let failure = failure.or_else(|| (!dropped.is_empty()).then_some(BagError::Full));
         let kept = written - dropped.len();
         let shares = ring.chunks().take(kept).flat_map(|chunk| chunk.info.shares);
         let messages = shares.map(|share| share.messages).sum();

@@ -274,7 +274,7 @@ fn parts(stem: &Path) -> Vec<(u32, PathBuf)> {
         return Vec::new();
     };
     let dir = stem.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let entries = std::fs::read_dir(dir.unwrap_or(Path::new(".")));
+    let entries = std::fs::read_dir(dir.unwrap_or_else(|| Path::new(".")));
     let names = entries
         .into_iter()
         .flatten()
