@@ -49,6 +49,8 @@ enum Form {
 struct Place {
     channel: u16,
     form: Form,
+    /// Messages before those of the file that were lost.
+    lost: u64,
 }
 
 /// Records the messages of files again, which together are one recording.
@@ -85,7 +87,7 @@ impl Converter {
         loop {
             let message = match reader.next_message() {
                 Ok(Some(message)) => message,
-                Ok(None) => return Ok(converted),
+                Ok(None) => break,
                 Err(error) => {
                     if matches!(error, BagError::Io { .. }) {
                         return Err(error);
@@ -94,7 +96,7 @@ impl Converter {
                         converted.damages.push(error.to_string());
                     }
                     if error.is_fatal() {
-                        return Ok(converted);
+                        break;
                     }
                     continue;
                 }
@@ -111,6 +113,7 @@ impl Converter {
                 Some(_) => gap(slot(&mut self.next, place.channel), message.sequence),
                 None => 0,
             };
+            place.lost += lost_before;
             self.json.clear();
             if let Err(reason) = place.form.write(message.payload, &mut self.json) {
                 converted.invalid += 1;
@@ -131,6 +134,18 @@ impl Converter {
                 payload: place.form.payload(message.payload, &self.json),
             })?;
         }
+        // What its recorder lost before the first message or behind the last.
+        for (id, lost) in summary::lost_of(reader.losses()) {
+            let Some((_, channel)) = reader.channels().find(|(known, _)| *known == id) else {
+                continue;
+            };
+            let place = match slot(&mut places, id) {
+                Some(place) => place,
+                none => none.insert(place(channel, recorder, known, self.to, &mut converted)?),
+            };
+            recorder.note_lost(place.channel, lost.saturating_sub(place.lost));
+        }
+        Ok(converted)
     }
 }
 
@@ -160,7 +175,12 @@ fn place<T: Target>(
         Some(id) => id,
         None => recorder.add(channel)?,
     };
-    Ok(Place { channel, form })
+    let lost = 0;
+    Ok(Place {
+        channel,
+        form,
+        lost,
+    })
 }
 
 /// The channel that has JSON of the same messages, if there can be one.

@@ -256,7 +256,8 @@ impl<S: Storage> BagFile<S> {
 
     /// Takes note of messages that will not be in the file. Their channel is defined.
     pub(super) fn note_lost(&mut self, channel: u16, messages: u64) {
-        self.count(channel).lost += messages;
+        let lost = &mut self.count(channel).lost;
+        *lost = lost.saturating_add(messages);
     }
 
     /// Channels with messages here, or lost ones.
@@ -327,7 +328,7 @@ impl<S: Storage> BagFile<S> {
                 let count = self.count(share.channel);
                 count.messages -= share.messages;
                 count.bytes -= share.bytes;
-                count.lost += share.messages;
+                count.lost = count.lost.saturating_add(share.messages);
             }
             dropped.push(last.info);
         };

@@ -10,6 +10,7 @@
 //! | `recorder` | which message goes into which file; the last seconds of a ring; losses |
 //! | `reader` | messages of a file, whoever wrote it, also of one that was cut off |
 //! | `summary` | what is in a file, without reading all of it where it has an index |
+//! | `audit` | whether a file is as it was written: checksums, and what its index says |
 //! | `schedule` | when a message is sent again |
 //! | `remap` | topics under other names |
 //! | `convert` | the same messages in another file |
@@ -25,6 +26,7 @@
 //! little as what comes from a peer: lengths are checked against the file and the limits before
 //! anything is reserved.
 
+mod audit;
 mod channel;
 mod chunk;
 mod convert;

@@ -11,6 +11,7 @@ use mcap::McapError;
 use mcap::records::{ChunkHeader, Record, op};
 use mcap::sans_io::{LinearReadEvent, LinearReader, LinearReaderOptions};
 
+use super::audit::Audit;
 use super::channel::{Channel, SchemaRecord};
 use super::format::{MessageHead, RECORD_HEAD_BYTES, split_record};
 use super::parse::parse;
@@ -64,6 +65,8 @@ pub struct BagReader<R> {
     losses: Vec<(String, String)>,
     chunks: u64,
     ending: Option<Ending>,
+    /// Where all is to be looked at, not the messages alone.
+    audit: Option<Audit>,
 }
 
 /// What a file said of its channels.
@@ -189,6 +192,16 @@ impl<R: Read> BagReader<R> {
             losses: Vec::new(),
             chunks: 0,
             ending: None,
+            audit: None,
+        })
+    }
+
+    /// The same, and looks at all that is there.
+    pub(super) fn with_audit(from: R, len: u64) -> Result<Self, BagError> {
+        let audit = Some(Audit::new());
+        Ok(Self {
+            audit,
+            ..Self::new(from, len)?
         })
     }
 
@@ -285,6 +298,10 @@ impl<R: Read> BagReader<R> {
                     self.record_at = start;
                     self.body.clear();
                     self.at = 0;
+                    let audited = match &mut self.audit {
+                        Some(audit) => audit.see(start, opcode, data),
+                        None => Ok(()),
+                    };
                     let outcome = match opcode {
                         op::CHUNK => {
                             self.chunks += 1;
@@ -298,7 +315,11 @@ impl<R: Read> BagReader<R> {
                         }
                         op::METADATA => note_losses(data, &mut self.losses).map(|()| Found::Other),
                         // Behind it there is nothing that was not said before.
-                        op::DATA_END => return Ok(self.end(Ending::Whole)),
+                        op::DATA_END => {
+                            let end = self.end(Ending::Whole);
+                            let wrong = |reason| damaged(start, reason, false);
+                            return audited.map_err(wrong).map(|()| end);
+                        }
                         _ => Ok(Found::Other),
                     };
                     return outcome.map_err(|spoiled| {
@@ -334,6 +355,11 @@ impl<R: Read> BagReader<R> {
     /// Channels that were described by now, with their numbers.
     pub fn channels(&self) -> impl Iterator<Item = (u16, &Channel)> {
         self.definitions.channels()
+    }
+
+    /// What was seen by the way.
+    pub(super) fn into_audit(self) -> Option<Audit> {
+        self.audit
     }
 
     /// What was said last of losses: numbers of channels, and JSON.

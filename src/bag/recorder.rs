@@ -148,7 +148,7 @@ pub struct Recorder<T: Target> {
     by_publisher: HashMap<(NodeId, u32), u16>,
     counts: Vec<Count>,
     chunk: ChunkBuilder,
-    /// Messages of each channel that could not be written, and those lost before them.
+    /// Messages of each channel that were lost, which no chunk says.
     missing: Vec<u64>,
     /// Bytes of the files before this one.
     bytes_before: u64,
@@ -247,7 +247,7 @@ impl<T: Target> Recorder<T> {
                 taken_bytes: sum.taken_bytes + count.taken_bytes,
                 recorded: sum.recorded + count.recorded,
                 bytes: sum.bytes + count.bytes,
-                lost: sum.lost + count.lost,
+                lost: sum.lost.saturating_add(count.lost),
             })
     }
 
@@ -283,7 +283,8 @@ impl<T: Target> Recorder<T> {
         let count = &mut self.counts[usize::from(message.channel) - 1];
         count.taken += 1;
         count.taken_bytes += message.payload.len() as u64;
-        count.lost += message.lost_before;
+        // What a file says that is converted may be anything.
+        count.lost = count.lost.saturating_add(message.lost_before);
         #[allow(clippy::cast_possible_truncation)] // MCAP has 32 bits; readers count gaps with them
         let head = MessageHead {
             channel: message.channel,
@@ -292,10 +293,17 @@ impl<T: Target> Recorder<T> {
             publish_ns: message.publish_ns,
         };
         let is_alone = message.payload.len() >= BAG_ALONE_BYTES && !self.config.is_compressed;
-        match (self.is_split_due(message), is_alone) {
-            (true, _) => self.split()?,
-            (false, true) => self.flush()?,
-            (false, false) => {}
+        let is_split = self.is_split_due(message);
+        if is_split || is_alone {
+            // If those before it cannot be written, it is lost, too.
+            let with_it = 1 + message.lost_before;
+            let idx = usize::from(message.channel) - 1;
+            self.missing[idx] = self.missing[idx].saturating_add(with_it);
+            self.flush()?;
+            self.missing[idx] -= with_it;
+        }
+        if is_split {
+            self.split()?;
         }
         if is_alone {
             return self.write(Some((&head, message.lost_before, message.payload)));
@@ -305,6 +313,15 @@ impl<T: Target> Recorder<T> {
             self.flush()?;
         }
         Ok(())
+    }
+
+    /// Takes note of messages of a channel that were lost behind the last one. Not for the last
+    /// seconds of a ring.
+    pub fn note_lost(&mut self, channel: u16, messages: u64) {
+        let idx = usize::from(channel) - 1;
+        for sum in [&mut self.counts[idx].lost, &mut self.missing[idx]] {
+            *sum = sum.saturating_add(messages);
+        }
     }
 
     #[inline]
@@ -328,7 +345,6 @@ impl<T: Target> Recorder<T> {
 
     /// Ends this file and begins another.
     fn split(&mut self) -> Result<(), BagError> {
-        self.flush()?;
         self.end_file()?;
         let opened = open(&mut self.target, self.files);
         self.out = opened?;
@@ -396,7 +412,10 @@ impl<T: Target> Recorder<T> {
             match (&written, &self.out) {
                 (Ok(()), Out::File { .. }) => self.counts[idx].add(share),
                 (Ok(()), _) => {}
-                (Err(_), _) => self.missing[idx] += share.messages + share.lost,
+                (Err(_), _) => {
+                    let lost = share.messages + share.lost;
+                    self.missing[idx] = self.missing[idx].saturating_add(lost);
+                }
             }
         }
         self.chunk.clear(self.config.chunk_bytes);
@@ -437,10 +456,16 @@ impl<T: Target> Recorder<T> {
             }
             return Err(BagError::Vanished);
         }
-        for ((channel, id), missing) in self.channels.iter().zip(1..=u16::MAX).zip(&self.missing) {
-            if *missing > 0 {
+        for ((channel, id), missing) in self
+            .channels
+            .iter()
+            .zip(1..=u16::MAX)
+            .zip(&mut self.missing)
+        {
+            let missing = std::mem::take(missing);
+            if missing > 0 {
                 file.define(id, channel, self.schema_ids[usize::from(id) - 1]);
-                file.note_lost(id, *missing);
+                file.note_lost(id, missing);
             }
         }
         let Finished {
@@ -501,7 +526,8 @@ impl<T: Target> Recorder<T> {
             dropped,
         } = file.finish(|file| losses(file, &self.channels));
         let failure = failure.or_else(|| storage.err()).map(BagError::writing);
-        let failure = failure.or_else(|| (!dropped.is_empty()).then_some(BagError::Full));
+        let is_full = !dropped.is_empty();
+        let failure = failure.or_else(|| is_full.then_some(BagError::Full));
         let kept = written - dropped.len();
         let shares = ring.chunks().take(kept).flat_map(|chunk| chunk.info.shares);
         let messages = shares.map(|share| share.messages).sum();

@@ -6,7 +6,9 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use mcap::MAGIC;
 use mcap::records::{ChunkIndex, Footer, Record, Statistics, op};
 
+use super::audit::Audit;
 use super::channel::Channel;
+use super::crc::Crc;
 use super::format::split_record;
 use super::parse::parse;
 use super::reader::{BagReader, Definitions, Ending, damaged};
@@ -66,7 +68,20 @@ impl Summary {
             return Ok(summary);
         }
         from.seek(SeekFrom::Start(0)).map_err(BagError::reading)?;
-        Self::scan(BufReader::new(from), len)
+        let reader = match is_thorough {
+            true => BagReader::with_audit(BufReader::new(&mut *from), len)?,
+            false => BagReader::new(BufReader::new(&mut *from), len)?,
+        };
+        let (mut summary, audit) = Self::scan(reader, len)?;
+        if let Some(audit) = audit {
+            let section = Section::read(from, len)?;
+            let faults = audit.faults(&section, &summary);
+            let texts = faults
+                .into_iter()
+                .map(|fault| damaged(len, fault, false).to_string());
+            summary.damages.extend(texts);
+        }
+        Ok(summary)
     }
 
     /// Takes in what another file of the same recording has.
@@ -77,8 +92,8 @@ impl Summary {
             self.start_ns = self.start_ns.min(other.start_ns);
             self.end_ns = self.end_ns.max(other.end_ns);
         }
-        self.messages += other.messages;
-        self.chunks += other.chunks;
+        self.messages = self.messages.saturating_add(other.messages);
+        self.chunks = self.chunks.saturating_add(other.chunks);
         self.bytes += other.bytes;
         self.is_cut |= other.is_cut;
         self.damages.extend(other.damages);
@@ -90,9 +105,9 @@ impl Summary {
             match known.find(|known| known.channel == found.channel) {
                 None => self.channels.push(found),
                 Some(known) => {
-                    known.messages += found.messages;
+                    known.messages = known.messages.saturating_add(found.messages);
                     known.lost = match (known.lost, found.lost) {
-                        (Some(here), Some(there)) => Some(here + there),
+                        (Some(here), Some(there)) => Some(here.saturating_add(there)),
                         (here, there) => here.or(there),
                     };
                 }
@@ -101,8 +116,10 @@ impl Summary {
     }
 
     /// Reads all of it.
-    fn scan(from: impl Read, len: u64) -> Result<Self, BagError> {
-        let mut reader = BagReader::new(from, len)?;
+    fn scan<R: Read>(
+        mut reader: BagReader<R>,
+        len: u64,
+    ) -> Result<(Self, Option<Audit>), BagError> {
         let mut summary = Self {
             start_ns: u64::MAX,
             bytes: len,
@@ -151,7 +168,7 @@ impl Summary {
             }
         };
         summary.channels = reader.channels().map(of).collect();
-        Ok(summary)
+        Ok((summary, reader.into_audit()))
     }
 }
 
@@ -163,7 +180,7 @@ struct Seen {
 }
 
 /// Losses by channel, as a recording's metadata have them.
-fn lost_of(entries: &[(String, String)]) -> BTreeMap<u16, u64> {
+pub(super) fn lost_of(entries: &[(String, String)]) -> BTreeMap<u16, u64> {
     let lost = |(id, value): &(String, String)| {
         let value: serde_json::Value = serde_json::from_str(value).ok()?;
         Some((id.parse().ok()?, value.get("lost")?.as_u64()?))
@@ -184,11 +201,11 @@ struct Index {
 impl Index {
     /// `None` if there is none, or none that can be used.
     fn read<R: Read + Seek>(from: &mut R, len: u64) -> Result<Option<Summary>, BagError> {
-        let Some(section) = summary_section(from, len)? else {
+        let Section::Found { bytes, .. } = Section::read(from, len)? else {
             return Ok(None);
         };
         let mut index = Self::default();
-        let mut rest = section.as_slice();
+        let mut rest = bytes.as_slice();
         while let Some((opcode, body, after)) = split_record(rest) {
             if index.take(opcode, body).is_err() {
                 return Ok(None);
@@ -242,36 +259,55 @@ impl Index {
     }
 }
 
-/// What is between the data and the footer, if its checksum is right.
-fn summary_section<R: Read + Seek>(from: &mut R, len: u64) -> Result<Option<Vec<u8>>, BagError> {
-    let Some(footer_at) = len.checked_sub((FOOTER_BYTES + MAGIC.len()) as u64) else {
-        return Ok(None);
-    };
-    let end = read_at(from, footer_at, FOOTER_BYTES + MAGIC.len())?;
-    let Some((op::FOOTER, body, MAGIC)) = split_record(&end) else {
-        return Ok(None);
-    };
-    let Ok(Record::Footer(footer)) = parse(op::FOOTER, body) else {
-        return Ok(None);
-    };
-    let Footer {
-        summary_start,
-        summary_crc,
-        ..
-    } = footer;
-    let section_len = footer_at
-        .checked_sub(summary_start)
-        .filter(|_| summary_start != 0);
-    let section_len = section_len.and_then(|len| usize::try_from(len).ok());
-    let Some(section_len) = section_len.filter(|len| *len <= BAG_DEFINITIONS_BYTES_MAX) else {
-        return Ok(None);
-    };
-    let section = read_at(from, summary_start, section_len)?;
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&section);
-    hasher.update(&end[..FOOTER_BYTES - 4]);
-    let is_right = summary_crc == 0 || hasher.finalize() == summary_crc;
-    Ok(is_right.then_some(section))
+/// What is between the data and the footer.
+#[derive(Debug)]
+pub(super) enum Section {
+    /// There is no footer.
+    Missing,
+    /// The footer says that there is nothing.
+    None,
+    /// It is not where or what the footer says.
+    Spoiled,
+    /// As it was written, as far as its checksum tells.
+    Found {
+        /// Where it begins.
+        at: u64,
+        bytes: Vec<u8>,
+    },
+}
+
+impl Section {
+    fn read<R: Read + Seek>(from: &mut R, len: u64) -> Result<Self, BagError> {
+        let Some(footer_at) = len.checked_sub((FOOTER_BYTES + MAGIC.len()) as u64) else {
+            return Ok(Self::Missing);
+        };
+        let end = read_at(from, footer_at, FOOTER_BYTES + MAGIC.len())?;
+        let Some((op::FOOTER, body, MAGIC)) = split_record(&end) else {
+            return Ok(Self::Missing);
+        };
+        let Ok(Record::Footer(footer)) = parse(op::FOOTER, body) else {
+            return Ok(Self::Missing);
+        };
+        let Footer {
+            summary_start: at,
+            summary_crc,
+            ..
+        } = footer;
+        if at == 0 {
+            return Ok(Self::None);
+        }
+        let section_len = footer_at.checked_sub(at).map(usize::try_from);
+        let section_len = section_len.and_then(Result::ok);
+        let Some(section_len) = section_len.filter(|len| *len <= BAG_DEFINITIONS_BYTES_MAX) else {
+            return Ok(Self::Spoiled);
+        };
+        let bytes = read_at(from, at, section_len)?;
+        let crc = Crc::of(&bytes).and(&end[..FOOTER_BYTES - 4]).value;
+        match summary_crc == 0 || crc == summary_crc {
+            true => Ok(Self::Found { at, bytes }),
+            false => Ok(Self::Spoiled),
+        }
+    }
 }
 
 fn read_losses<R: Read + Seek>(

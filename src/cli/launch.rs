@@ -48,7 +48,7 @@ Exit codes: 0 all ended well, 1 one failed, 2 wrong usage or a wrong file, 130 a
 pub struct LaunchArgs {
     /// The launch file, YAML or TOML [default: launch.yaml, else launch.toml]
     pub file: Option<PathBuf>,
-    /// Nodes not to start
+    /// Nodes not to start: all names behind it. The launch file goes before it
     #[arg(short, long, value_name = "NODE", num_args = 1..)]
     pub exclude: Vec<String>,
     /// Start no coordinator
@@ -86,6 +86,13 @@ fn parse_grace(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// A wrong file, a coordinator that cannot listen, nodes that failed.
 pub fn run(args: &LaunchArgs) -> Result<(), Failure> {
+    if let Some(path) = args.exclude.iter().find(|name| is_launch_file(name)) {
+        let path = crate::name::escaped(path);
+        return Err(Failure::usage(format!(
+            "--exclude {path}: that is a file, and all behind --exclude are nodes; name the file \
+             before it: mesh launch {path} --exclude NODE.."
+        )));
+    }
     let path = chosen(args)?;
     let file = load(&path)?;
     let known = |name: &String| file.nodes.iter().any(|node| node.name == *name);
@@ -116,6 +123,14 @@ fn chosen(args: &LaunchArgs) -> Result<PathBuf, Failure> {
     let usual = ["launch.yaml", "launch.yml", "launch.toml"].map(PathBuf::from);
     let there = usual.into_iter().find(|path| path.exists());
     there.ok_or_else(|| Failure::usage("no launch.yaml or launch.toml here: name a file"))
+}
+
+/// True if that is meant as the launch file, and not as a node.
+fn is_launch_file(name: &str) -> bool {
+    let path = Path::new(name);
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    let is_named_so = matches!(extension, Some("yaml" | "yml" | "toml"));
+    (is_named_so || name.contains('/')) && path.is_file()
 }
 
 fn load(path: &Path) -> Result<LaunchFile, Failure> {

@@ -244,6 +244,32 @@ fn a_wrong_file_is_exit_code_two_and_says_where() {
 }
 
 #[test]
+fn a_launch_file_behind_exclude_is_not_taken_for_a_node() {
+    let dir = TempDir::new();
+    let file = "nodes: {a: {command: x}, b: {command: x}}";
+    // What would be launched instead.
+    std::fs::write(dir.path().join("launch.yaml"), file).unwrap();
+    std::fs::write(
+        dir.path().join("robot.toml"),
+        "[nodes.a]
+command = 'x'
+",
+    )
+    .unwrap();
+    let mut command = Command::new(MESH);
+    command.current_dir(dir.path());
+    command.args(["launch", "--dry-run", "-e", "a", "robot.toml"]);
+    let output = command.output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    let text = "robot.toml: that is a file";
+    assert!(
+        errors.contains(text) && errors.contains("before it"),
+        "{errors}"
+    );
+}
+
+#[test]
 fn what_is_for_others_or_nobody_is_not_started() {
     let file = "coordinator: {port: 0, on_host: elsewhere}
 nodes:

@@ -109,7 +109,7 @@ fn channel_json(summary: &ChannelSummary) -> Value {
 /// Of all publishers, if anything is known.
 fn lost(summary: &Summary) -> Option<u64> {
     let known = summary.channels.iter().filter_map(|channel| channel.lost);
-    known.reduce(|a, b| a + b)
+    known.reduce(u64::saturating_add)
 }
 
 fn text(paths: &[PathBuf], summary: &Summary) -> String {

@@ -151,7 +151,10 @@ fn what_a_recording_lacks_is_refused_before_anything_is_sent() {
             "a is to be sent as c and as d",
         ),
         (&["--start", "1h"], "long"),
-        (&["--start", "2ms", "--end", "1ms"], "before --start"),
+        (
+            &["--start", "0.000002ms", "--end", "0.000001ms"],
+            "before --start",
+        ),
         (&["run.mcap"], "named twice"),
     ] {
         let args = [&PLAY[..], &["run.mcap"], options].concat();

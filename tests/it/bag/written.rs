@@ -233,6 +233,10 @@ fn what_cannot_be_a_file_is_refused_with_the_next_step() {
             );
         }
     }
+    record_raw(&mesh, dir.path(), &["a"], 1, &[]);
+    std::fs::create_dir(dir.path().join("run")).unwrap();
+    let end = record_raw(&mesh, dir.path(), &["a"], 1, &["--overwrite"]);
+    assert_eq!(end["messages"], 1, "run.mcap is not the directory run");
 }
 
 #[test]
