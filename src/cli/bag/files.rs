@@ -150,7 +150,7 @@ impl Files {
         match (self.may_overwrite, parts(&self.stem).first()) {
             (true, _) => self.removable().map(drop).map_err(Failure::usage),
             (false, None) => Ok(()),
-            (false, Some((_, part))) => Err(Failure::usage(format!(
+            (false, Some(part)) => Err(Failure::usage(format!(
                 "{} is there already, and would look like a part of the recording; name another \
                  with --output, or allow --overwrite, which removes it",
                 escaped_path(part)
@@ -158,20 +158,20 @@ impl Files {
         }
     }
 
-    /// The parts of an older recording of that name, which are numbered without a gap and were
-    /// written by a recorder. Else what is in the way.
+    /// The parts of an older recording of that name, if a recorder wrote them all. Else what is in
+    /// the way.
     fn removable(&self) -> Result<Vec<PathBuf>, String> {
-        let part = |((number, path), expected): ((u32, PathBuf), u32)| {
-            if number == expected && is_recording_of_ours(&path) {
+        let part = |path: PathBuf| {
+            if is_recording_of_ours(&path) {
                 return Ok(path);
             }
             Err(format!(
                 "{} would look like a part of the recording, and is none that may be removed: \
-                 `mesh` did not write it, or one before it is missing; name another with --output",
+                 `mesh` did not write it; name another with --output",
                 escaped_path(&path)
             ))
         };
-        parts(&self.stem).into_iter().zip(1..).map(part).collect()
+        parts(&self.stem).into_iter().map(part).collect()
     }
 
     /// Removes what may be written over, if all of that may.
@@ -191,7 +191,7 @@ impl Files {
 
     /// Files that are written over or removed.
     pub(super) fn endangered(&self) -> Vec<PathBuf> {
-        let parts = parts(&self.stem).into_iter().map(|(_, path)| path);
+        let parts = parts(&self.stem).into_iter();
         parts.chain([self.at.clone()]).collect()
     }
 
@@ -268,8 +268,9 @@ fn numbered(stem: &Path, mark: char, number: u32) -> PathBuf {
     path.into()
 }
 
-/// What is there under the names of further parts of a recording, by number.
-fn parts(stem: &Path) -> Vec<(u32, PathBuf)> {
+/// What is there under the names of further parts of a recording: those that are numbered from 1 on
+/// without a gap. `name_20261122.mcap` is somebody's archive.
+fn parts(stem: &Path) -> Vec<PathBuf> {
     let Some(name) = stem.file_name() else {
         return Vec::new();
     };
@@ -290,7 +291,9 @@ fn parts(stem: &Path) -> Vec<(u32, PathBuf)> {
     };
     let mut parts: Vec<_> = names.filter_map(part).collect();
     parts.sort_unstable();
-    parts
+    let in_turn = parts.into_iter().zip(1..);
+    let in_turn = in_turn.take_while(|((number, _), expected)| number == expected);
+    in_turn.map(|((_, path), _)| path).collect()
 }
 
 fn is_recording_of_ours(path: &Path) -> bool {

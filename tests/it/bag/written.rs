@@ -110,13 +110,15 @@ fn what_would_look_like_a_part_is_refused_or_removed() {
     let refused = bag_in(&mesh, dir.path(), &args);
     assert_eq!(refused.code, Some(2), "{}", refused.out);
     assert!(refused.errors.contains("like a part"), "{}", refused.errors);
-    std::fs::write(path("run_9.mcap"), b"mine").unwrap();
+    let mut numbers = (1..).map(|number| format!("run_{number}.mcap"));
+    let next = numbers.find(|name| !path(name).exists()).unwrap();
+    std::fs::write(path(&next), b"mine").unwrap();
     let args = [&args[..], &["--overwrite"]].concat();
     let refused = bag_in(&mesh, dir.path(), &args);
     assert_eq!(refused.code, Some(2), "{}", refused.out);
-    assert!(refused.errors.contains("run_9.mcap"), "{}", refused.errors);
+    assert!(refused.errors.contains(&next), "{}", refused.errors);
     assert!(path("run_2.mcap").exists(), "nothing was touched");
-    std::fs::remove_file(path("run_9.mcap")).unwrap();
+    std::fs::remove_file(path(&next)).unwrap();
     let end = record_raw(&mesh, dir.path(), &["a"], 10, &["--overwrite"]);
     assert_eq!(names(&end), ["run.mcap"]);
     assert!(!path("run_1.mcap").exists() && !path("run_2.mcap").exists());
@@ -179,9 +181,9 @@ fn a_recording_without_a_name_finds_a_free_one() {
     let mesh = Mesh::start();
     let dir = TempDir::new();
     // Whichever second it is begun in, its name is taken, or would have a part.
-    let script = "for s in $(seq 0 2 240); do \
-        touch record_$(date -d +${s}sec +%Y-%m-%d-%H-%M-%S).mcap; s=$((s + 1)); \
-        touch record_$(date -d +${s}sec +%Y-%m-%d-%H-%M-%S)_1.mcap; done";
+    let script = "now=$(date +%s); for s in $(seq $now 2 $((now + 240))); do \
+        touch record_$(date -d @$s +%Y-%m-%d-%H-%M-%S).mcap; s=$((s + 1)); \
+        touch record_$(date -d @$s +%Y-%m-%d-%H-%M-%S)_1.mcap; done";
     let mut taker = Command::new("sh");
     let taker = taker.current_dir(dir.path()).env("TZ", ZONE);
     assert!(taker.args(["-c", script]).status().unwrap().success());
