@@ -13,13 +13,13 @@ use shmesh::{End, Json, Node, NodeId, Raw, Untyped};
 use crate::security::{KEY, key, key_file};
 use crate::snapshot::{assert_snapshot, masked};
 use crate::stranger::Stranger;
-use crate::support::{Mesh, PATIENCE, eventually, free_address};
+use crate::support::{Mesh, PATIENCE, eventually, free_address, mesh_tool};
 
 const MESH: &str = env!("CARGO_BIN_EXE_mesh");
 
 /// `mesh` with these words, for no mesh in particular.
 fn tool(words: &str) -> Command {
-    let mut command = Command::new(MESH);
+    let mut command = mesh_tool();
     command.args(words.split_whitespace());
     command
         .env_remove("SHMESH_COORDINATOR")

@@ -136,6 +136,14 @@ async fn bind(address: &str) -> Coordinator {
     }
 }
 
+/// `mesh`, which takes the end of a terminal for its own, whatever whoever started the tests (with
+/// `nohup`) has ignored.
+pub(crate) fn mesh_tool() -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_mesh")]);
+    command
+}
+
 /// A directory that goes with its owner.
 #[derive(Debug)]
 pub(crate) struct TempDir(PathBuf);

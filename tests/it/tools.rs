@@ -217,10 +217,12 @@ fn a_terminal_that_closes_ends_tools_well_and_nohup_keeps_them() {
     for words in ["topic echo t", "topic hz t", "speedtest recv", &record] {
         let words: Vec<&str> = words.split(' ').collect();
         for is_kept in [false, true] {
-            let trap = if is_kept { "trap '' HUP; " } else { "" };
-            let script = format!("{trap}exec \"$@\"");
+            let script = match is_kept {
+                true => "trap '' HUP; exec \"$@\"",
+                false => "exec env --default-signal=HUP \"$@\"",
+            };
             let mut tool = Command::new("sh")
-                .args(["-c", &script, "sh", MESH])
+                .args(["-c", script, "sh", MESH])
                 .args(&words)
                 .args(["--coordinator", &mesh.address])
                 .stdin(Stdio::null())

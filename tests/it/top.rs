@@ -12,7 +12,7 @@ use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use serde_json::Value;
 use shmesh::Raw;
 
-use crate::support::{Mesh, PATIENCE, Puppet, eventually, free_address};
+use crate::support::{Mesh, PATIENCE, Puppet, eventually, free_address, mesh_tool};
 use crate::top_numbers::Again;
 
 const MESH: &str = env!("CARGO_BIN_EXE_mesh");
@@ -59,7 +59,7 @@ impl Screen {
             }
         });
         let end = || slave.try_clone().unwrap();
-        let mut command = Command::new(MESH);
+        let mut command = mesh_tool();
         command
             .arg("top")
             .args(args)
