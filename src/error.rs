@@ -195,6 +195,18 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Why an address cannot be listened at.
+    pub(crate) fn of_listening(address: &str, what: &'static str, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::AddrInUse => Self::AddressInUse {
+                address: address.into(),
+            },
+            _ => Self::Io { what, source },
+        }
+    }
+}
+
 /// Who holds how much of an arena.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {

@@ -14,7 +14,7 @@ use serde_json::json;
 use shmesh_shm::{StatusReader, status};
 
 use self::checks::{Check, Level, Page, PageState};
-use super::reach::{coordinator_of_environment, parse_address};
+use super::reach::{named_coordinator, parse_address};
 use super::security::SecurityArgs;
 use super::show::document;
 use super::{Exit, Failure, runtime};
@@ -52,10 +52,7 @@ pub struct DoctorArgs {
 /// # Errors
 /// If a check fails.
 pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
-    let named = match &args.coordinator {
-        Some(named) => Some(named.clone()),
-        None => coordinator_of_environment()?,
-    };
+    let named = named_coordinator(args.coordinator.as_ref())?;
     let mut all = of_this_computer(args.clean);
     all.extend(of_the_mesh(args, named));
     if args.json {

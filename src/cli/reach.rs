@@ -29,10 +29,7 @@ impl ReachArgs {
 
     /// Where the coordinator is.
     pub(super) fn address(&self) -> Result<String, Failure> {
-        let named = match &self.coordinator {
-            Some(named) => Some(named.clone()),
-            None => coordinator_of_environment()?,
-        };
+        let named = named_coordinator(self.coordinator.as_ref())?;
         Ok(with_port(named.as_deref().unwrap_or("127.0.0.1")))
     }
 
@@ -74,8 +71,11 @@ pub(super) fn parse_address(text: &str) -> Result<String, String> {
     }
 }
 
-/// What the environment says of where the coordinator is.
-pub(super) fn coordinator_of_environment() -> Result<Option<String>, Failure> {
+/// Where the coordinator is, as far as it was said: by that option, or else by the environment.
+pub(super) fn named_coordinator(option: Option<&String>) -> Result<Option<String>, Failure> {
+    if let Some(named) = option {
+        return Ok(Some(named.clone()));
+    }
     let Some(named) = std::env::var_os(COORDINATOR_VARIABLE) else {
         return Ok(None);
     };

@@ -163,17 +163,8 @@ impl Door {
 }
 
 async fn listen(address: &str) -> Result<TcpListener, Error> {
-    listen_at(address)
-        .await
-        .map_err(|source| match source.kind() {
-            std::io::ErrorKind::AddrInUse => Error::AddressInUse {
-                address: address.into(),
-            },
-            _ => Error::Io {
-                what: "listen at that address",
-                source,
-            },
-        })
+    let listening = listen_at(address).await;
+    listening.map_err(|source| Error::of_listening(address, "listen at that address", source))
 }
 
 /// The next connection at any of them, in turns that `turn` keeps. Cancel-safe.

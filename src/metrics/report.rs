@@ -62,15 +62,17 @@ impl Report {
         if chunks.is_empty() {
             chunks.push(&[]);
         }
-        let last = chunks.len() - 1;
-        let parts = chunks.into_iter().zip(0..).enumerate();
-        let parts = parts.map(|(idx, (tallies, part))| Self {
+        let parts = chunks.into_iter().zip(0..).map(|(tallies, part)| Self {
             at_ns,
             part,
-            is_last: idx == last,
+            is_last: false,
             tallies: tallies.to_vec(),
         });
-        parts.collect()
+        let mut parts: Vec<Self> = parts.collect();
+        if let Some(last) = parts.last_mut() {
+            last.is_last = true;
+        }
+        parts
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output, Stdio};
 
-use crate::support::eventually;
+use crate::support::{eventually, page_of};
 
 fn speedtest(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mesh-speedtest"));
@@ -120,11 +120,6 @@ pub(crate) fn children(pid: u32) -> Vec<String> {
     words.map(str::to_owned).collect()
 }
 
-/// Whether a process has a status page, of a node that lives or not.
-fn has_page(pid: u32) -> bool {
-    crate::top::of_pid(&crate::top::json(&[]), pid).is_some()
-}
-
 #[test]
 fn the_verb_measures_as_the_tool_does_and_leaves_nothing_behind() {
     let mut local = Command::new(env!("CARGO_BIN_EXE_mesh"))
@@ -137,7 +132,7 @@ fn the_verb_measures_as_the_tool_does_and_leaves_nothing_behind() {
     eventually("both ends have their pages", || {
         let started = children(local.id());
         ends = started.iter().map(|pid| pid.parse().unwrap()).collect();
-        ends.len() == 2 && ends.iter().all(|pid| has_page(*pid))
+        ends.len() == 2 && ends.iter().all(|pid| page_of(*pid).is_some())
     });
     let mut said = String::new();
     let mut stdout = local.stdout.take().unwrap();
@@ -145,7 +140,7 @@ fn the_verb_measures_as_the_tool_does_and_leaves_nothing_behind() {
     assert!(local.wait().unwrap().success());
     let measured: serde_json::Value = serde_json::from_str(&said).unwrap();
     assert!(measured["reference_ns"].as_u64() > Some(0), "{said}");
-    assert!(!ends.iter().any(|pid| has_page(*pid)));
+    assert!(!ends.iter().any(|pid| page_of(*pid).is_some()));
 }
 
 /// Time a process has used, in clock ticks (10 ms).

@@ -144,6 +144,25 @@ pub(crate) fn mesh_tool() -> Command {
     command
 }
 
+/// The path of that process's status page, if it has one.
+pub(crate) fn page_of(pid: u32) -> Option<String> {
+    let entries = std::fs::read_dir("/dev/shm").unwrap().flatten();
+    let mut names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let name = names.find(|name| {
+        shmesh_shm::StatusReader::open(name).is_ok_and(|page| page.pid() == u64::from(pid))
+    });
+    name.map(|name| format!("/dev/shm/{name}"))
+}
+
+/// Whether a process catches a signal, or ignores it: `mask` is "SigCgt" or "SigIgn".
+pub(crate) fn has_signal(pid: u32, mask: &str, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let mut lines = status.lines().filter_map(|line| line.strip_prefix(mask));
+    let bits = lines.next().unwrap().trim_start_matches(':').trim();
+    let bits = u64::from_str_radix(bits, 16).unwrap();
+    bits >> (signal.as_raw() - 1) & 1 == 1
+}
+
 /// A directory that goes with its owner.
 #[derive(Debug)]
 pub(crate) struct TempDir(PathBuf);

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Mesh, TempDir, eventually, free_address, signal};
+use crate::support::{Mesh, TempDir, eventually, free_address, has_signal, page_of, signal};
 
 const MESH: &str = env!("CARGO_BIN_EXE_mesh");
 
@@ -199,19 +199,9 @@ fn every_command_has_a_manual_page() {
     assert_eq!(out, std::fs::read_to_string(pages.join("mesh.1")).unwrap());
 }
 
-/// Whether a process catches a signal, or ignores it: `mask` is "SigCgt" or "SigIgn".
-fn has_signal(pid: u32, mask: &str, signal: Signal) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let mut lines = status.lines().filter_map(|line| line.strip_prefix(mask));
-    let bits = lines.next().unwrap().trim_start_matches(':').trim();
-    let bits = u64::from_str_radix(bits, 16).unwrap();
-    bits >> (signal.as_raw() - 1) & 1 == 1
-}
-
 #[test]
 fn a_terminal_that_closes_ends_tools_well_and_nohup_keeps_them() {
     let mesh = Mesh::start();
-    let page_of = |pid| crate::top::of_pid(&crate::top::json(&[]), pid);
     let file = mesh.dir.path().join("hung-up.mcap");
     let record = format!("bag record --all --overwrite -o {}", file.display());
     for words in ["topic echo t", "topic hz t", "speedtest recv", &record] {
@@ -232,7 +222,8 @@ fn a_terminal_that_closes_ends_tools_well_and_nohup_keeps_them() {
                 .unwrap();
             let (pid, mask) = (tool.id(), if is_kept { "SigIgn" } else { "SigCgt" });
             eventually("it is in the mesh", || {
-                page_of(pid).is_some() && has_signal(pid, mask, Signal::HUP)
+                let is_caught = has_signal(pid, "SigCgt", Signal::TERM);
+                page_of(pid).is_some() && is_caught && has_signal(pid, mask, Signal::HUP)
             });
             assert_ne!(is_kept, has_signal(pid, "SigCgt", Signal::HUP), "{words:?}");
             let end = if is_kept { Signal::TERM } else { Signal::HUP };

@@ -162,7 +162,7 @@ pub(crate) fn json(args: &[&str]) -> Value {
 }
 
 /// The node of that process, if it is seen.
-pub(crate) fn of_pid(document: &Value, pid: u32) -> Option<Value> {
+fn of_pid(document: &Value, pid: u32) -> Option<Value> {
     let nodes = document["nodes"].as_array().unwrap();
     nodes.iter().find(|node| node["pid"] == pid).cloned()
 }

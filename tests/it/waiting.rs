@@ -8,17 +8,7 @@ use serde_json::{Value, json};
 use shmesh::{Json, Raw, Request};
 
 use crate::mesh_verbs::{failure_of, out_of, tool_of};
-use crate::support::{Mesh, PATIENCE, eventually, signal};
-
-/// The path of that process's status page, if it has one.
-fn page_of(pid: u32) -> Option<String> {
-    let entries = std::fs::read_dir("/dev/shm").unwrap().flatten();
-    let mut names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let name = names.find(|name| {
-        shmesh_shm::StatusReader::open(name).is_ok_and(|page| page.pid() == u64::from(pid))
-    });
-    name.map(|name| format!("/dev/shm/{name}"))
-}
+use crate::support::{Mesh, PATIENCE, eventually, has_signal, page_of, signal};
 
 /// A tool that is a node by now, and its page.
 fn joined(mesh: &Mesh, words: &str) -> (Child, String) {
@@ -113,10 +103,7 @@ fn what_nohup_ignores_stays_ignored() {
     command.env("SHMESH_COORDINATOR", &mesh.address);
     let mut child = command.stderr(Stdio::null()).spawn().unwrap();
     eventually("it is a node", || page_of(child.id()).is_some());
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = u64::from_str_radix(ignored.unwrap().trim(), 16).unwrap();
-    assert_eq!(ignored & 1, 1, "{status}");
+    assert!(has_signal(child.id(), "SigIgn", Signal::HUP));
     signal(&child, Signal::TERM);
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }

@@ -82,17 +82,8 @@ pub fn run(args: &MetricsArgs) -> Result<(), Failure> {
 }
 
 async fn listen(address: &str) -> Result<TcpListener, Error> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| match source.kind() {
-            std::io::ErrorKind::AddrInUse => Error::AddressInUse {
-                address: address.into(),
-            },
-            _ => Error::Io {
-                what: "listen for scrapes",
-                source,
-            },
-        })
+    let listening = TcpListener::bind(address).await;
+    listening.map_err(|source| Error::of_listening(address, "listen for scrapes", source))
 }
 
 fn announce(listener: &TcpListener, as_json: bool) -> Result<(), Failure> {

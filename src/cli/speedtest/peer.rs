@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::CommonArgs;
 use super::spec::{Transport, Wait};
-use crate::cli::reach::coordinator_of_environment;
+use crate::cli::reach::named_coordinator;
 use crate::cli::signals::ending;
 use crate::cli::{Failure, runtime};
 use crate::limits::VISIT_MS_MAX;
@@ -28,11 +28,7 @@ pub(super) async fn join(
 ) -> Result<Node, Failure> {
     let builder = Node::builder(name).transports(transport.transports());
     let mut builder = builder.join_timeout(Duration::from_millis(VISIT_MS_MAX));
-    let named = match &common.coordinator {
-        Some(named) => Some(named.clone()),
-        None => coordinator_of_environment()?,
-    };
-    if let Some(address) = named {
+    if let Some(address) = named_coordinator(common.coordinator.as_ref())? {
         builder = builder.coordinator(address);
     }
     if let Some(address) = &common.listen {

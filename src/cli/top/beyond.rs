@@ -2,7 +2,7 @@
 //! cannot be read here. It is asked as a visitor, so nobody is told, and no page is made or
 //! removed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,6 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::is_page_of;
 use crate::cli::reach::ReachArgs;
 use crate::cli::{Failure, NO_COORDINATOR};
 use crate::error::Error;
@@ -171,7 +170,9 @@ async fn look(reach: &ReachArgs, visit: &mut Option<Visit>) -> Result<Beyond, St
     let in_words = |error: Error| full_text(error.into());
     let topology = visit.look().await.map_err(in_words)?;
     let pages = shmesh_shm::status::list();
-    let has_page = |node: &NodeId| pages.iter().any(|name| is_page_of(name, node.0));
+    let ids = pages.iter().filter_map(|name| name.rsplit_once('-'));
+    let ids: HashSet<&str> = ids.map(|(_, id)| id).collect();
+    let has_page = |node: &NodeId| ids.contains(&*format!("{:032x}", node.0));
     let unread = topology.nodes().map(|info| info.id);
     let unread: Vec<NodeId> = unread.filter(|node| !has_page(node)).collect();
     Ok(Beyond {

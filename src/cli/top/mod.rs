@@ -243,10 +243,6 @@ fn is_stopped(page: &Page) -> bool {
     let mut paths = open
         .flatten()
         .filter_map(|fd| std::fs::read_link(fd.path()).ok());
-    paths.any(|path| is_page_of(&path.to_string_lossy(), page.id))
-}
-
-/// Whether a page of that name, or path, is that of a node.
-fn is_page_of(name: &str, id: u128) -> bool {
-    name.ends_with(&format!("-{id:032x}"))
+    let id = format!("-{:032x}", page.id);
+    paths.any(|path| path.to_string_lossy().ends_with(&id))
 }

@@ -131,26 +131,14 @@ fn a_recorder_that_is_refused_leaves_what_it_may_write_over() {
     record_raw(&mesh, dir.path(), &["a"], 10, &[]);
     let before = std::fs::read(dir.path().join("run.mcap")).unwrap();
     let nobody = crate::support::free_address();
-    let args = [
-        "record",
-        "a",
-        "-o",
-        "run",
-        "--overwrite",
-        "--coordinator",
-        &nobody,
-    ];
-    assert_eq!(bag_in(&mesh, dir.path(), &args).code, Some(1));
-    let args = [
-        "record",
-        "a",
-        "-o",
-        "run",
-        "--overwrite",
-        "--chunk-size",
-        "1TB",
-    ];
-    assert_eq!(bag_in(&mesh, dir.path(), &args).code, Some(2));
+    let args = ["record", "a", "-o", "run", "--overwrite"];
+    for (more, code) in [
+        (["--coordinator", &*nobody], 1),
+        (["--chunk-size", "1TB"], 2),
+    ] {
+        let refused = bag_in(&mesh, dir.path(), &[&args[..], &more].concat());
+        assert_eq!(refused.code, Some(code));
+    }
     assert_eq!(std::fs::read(dir.path().join("run.mcap")).unwrap(), before);
 }
 
